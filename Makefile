@@ -1,0 +1,46 @@
+# make demo   the whole pipeline on embedded data: nothing but packages is downloaded
+# make test   every test that needs no GPU and no root
+# make lint   style, rules, and that generated files are in step
+# make lock   newer versions of the packages; make generated  files made from others
+
+PYTHON ?= python3
+VENV := .venv
+RUN := . $(VENV)/bin/activate &&
+SNAKEMAKE := snakemake --workflow-profile workflow/profiles/default --cores all
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
+
+.PHONY: demo test lint lock generated clean
+.SILENT:
+
+demo: $(VENV)/installed
+	$(RUN) $(SNAKEMAKE) --quiet rules host progress results/fid_coco.json results/report.html results/model/config.json
+	$(RUN) python -m pipeline show results/fid_coco.json
+
+test: $(VENV)/installed
+	$(RUN) python -m pytest -m "not gpu" --numprocesses 2 --dist loadfile
+
+lint: $(VENV)/installed
+	$(RUN) ruff check . && ruff format --check .
+	$(RUN) snakefmt --check Snakefile workflow
+	$(RUN) snakemake --lint
+	$(RUN) python -m pipeline.config.generated --check && python envs/make_conda.py --check
+
+$(VENV)/installed: envs/requirements.lock envs/installer.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
+	echo "Installing the locked packages into $(VENV) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --require-hashes -r envs/installer.lock
+	$(RUN) uv pip install --quiet --compile-bytecode --require-hashes -r envs/requirements.lock
+	touch $@
+
+lock:
+	$(PYTHON) -m venv $(VENV) && $(RUN) pip install --quiet uv
+	$(RUN) $(COMPILE) --upgrade envs/requirements.in -o envs/requirements.lock
+	$(RUN) echo uv | $(COMPILE) --upgrade - -o envs/installer.lock
+	$(MAKE) generated
+
+generated: $(VENV)/installed
+	$(RUN) python -m pipeline.config.generated && python envs/make_conda.py
+
+clean:
+	rm -rf $(VENV) .snakemake results/*

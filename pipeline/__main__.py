@@ -1,0 +1,259 @@
+"""`python -m pipeline …`: one sub-command a step.
+
+Rules call these; each also works by hand. `python -m pipeline config STEP` prints the JSON that a step's --config takes.
+Steps are imported when called, so that only those which need torch load it.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.config import STEPS, load, slice_for
+from pipeline.config import steps as slices
+from pipeline.errors import UserError
+from pipeline.runtime import process_record
+
+app = typer.Typer(
+    name="pipeline", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0]
+)
+
+ConfigOption = Annotated[str, typer.Option("--config", help="the step's slice of the configuration, as JSON")]
+SettingsOption = Annotated[Path | None, typer.Option("--settings", help="the run's record, for runtime and report keys")]
+OutOption = Annotated[Path, typer.Option("--out", help="what to write")]
+Paths = Annotated[list[Path], typer.Option()]
+
+RECORDS = Path("results/work/processes")
+
+
+@app.command()
+def collect(config: ConfigOption, shard: int, out: OutOption, settings: SettingsOption = None) -> None:
+    """Raw images to one webdataset shard (.tar) and its ledger (.parquet). OUT is the sidecar, SHARD its number."""
+    from pipeline.sources.collect import run
+
+    slice_ = slices.CollectSlice.parse(config)
+    with process_record("collect", f"{slice_.name}-{shard:05d}", RECORDS):
+        run(slice_, slices.Settings.read(settings), shard, out)
+
+
+@app.command()
+def caption(config: ConfigOption, images: Annotated[Path, typer.Option()], out: OutOption, settings: SettingsOption = None) -> None:
+    """A caption for every image of a shard: kept, filled in, or written by the captioner."""
+    from pipeline.caption.captions import run
+
+    with process_record("caption", _name(out), RECORDS):
+        run(slices.CaptionSlice.parse(config), slices.Settings.read(settings), images, out)
+
+
+@app.command()
+def encode(
+    config: ConfigOption,
+    images: Annotated[Path, typer.Option()],
+    captions: Annotated[Path, typer.Option()],
+    latents: Annotated[Path, typer.Option(help="folder of the source's latents")],
+    text: Annotated[Path, typer.Option(help="folder of the source's text embeddings")],
+    out: OutOption,
+    settings: SettingsOption = None,
+) -> None:
+    """VAE latents at every resolution and text embeddings of a shard. What is already there is kept."""
+    from pipeline.encode.encode import run
+
+    with process_record("encode", _name(out), RECORDS):
+        run(slices.EncodeSlice.parse(config), slices.Settings.read(settings), images, captions, latents, text, out)
+
+
+@app.command()
+def manifest(config: ConfigOption, encoded: Paths, evaluation: Paths, out: OutOption) -> None:
+    """Which samples a stage trains on, and why the others do not reach it."""
+    from pipeline.manifest.build import run
+
+    with process_record("manifest", _name(out), RECORDS):
+        run(slices.ManifestSlice.parse(config), encoded, evaluation, out)
+
+
+@app.command()
+def train(
+    config: ConfigOption,
+    manifest: Annotated[Path, typer.Option()],
+    work: Annotated[Path, typer.Option(help="folder of checkpoints; the same command goes on from there")],
+    out: OutOption,
+    parent: Annotated[Path | None, typer.Option(help="folder of the stage before")] = None,
+    deadline_minutes: Annotated[float | None, typer.Option(help="save and stop after so many minutes")] = None,
+    settings: SettingsOption = None,
+) -> None:
+    """Train one stage to its end; run again after an interruption, it goes on from the last checkpoint."""
+    from pipeline.train.stage import run
+
+    with process_record("train", out.name, RECORDS):
+        run(slices.TrainSlice.parse(config), slices.Settings.read(settings), manifest, parent, work, out, deadline_minutes)
+
+
+@app.command()
+def evaluate(
+    config: ConfigOption,
+    images: Paths,
+    captions: Paths,
+    weights: Annotated[Path, typer.Option(help="folder of a trained stage")],
+    work: Annotated[Path, typer.Option(help="folder of samples; the same command goes on from there")],
+    out: OutOption,
+    settings: SettingsOption = None,
+) -> None:
+    """Sample for the captions of the evaluation set and score the images."""
+    from pipeline.evaluate.evaluate import run
+
+    with process_record("evaluate", out.name, RECORDS):
+        run(slices.EvaluateSlice.parse(config), slices.Settings.read(settings), images, captions, weights, work, out)
+
+
+@app.command()
+def card(
+    evaluation: Annotated[Path, typer.Option(help="card of the evaluated stage")],
+    stages: Paths,
+    out: OutOption,
+    settings: SettingsOption = None,
+) -> None:
+    """The evaluation card of the run: the scores, what made them, and seconds and cost of every stage."""
+    from pipeline.report.card import run
+
+    run(slices.Settings.read(settings), evaluation, stages, RECORDS, out)
+
+
+@app.command()
+def report(
+    card: Annotated[Path, typer.Option()],
+    manifests: Paths,
+    stages: Paths,
+    evaluation: Annotated[Path, typer.Option(help="folder of the evaluation")],
+    out: OutOption,
+    settings: SettingsOption = None,
+) -> None:
+    """One self-contained HTML page of the run."""
+    from pipeline.report.page import run
+
+    run(slices.Settings.read(settings), card, manifests, stages, evaluation, out)
+
+
+@app.command()
+def model(weights: Annotated[Path, typer.Option(help="folder of a trained stage")], out: OutOption) -> None:
+    """The trained model as a folder: safetensors and a config that names its frozen models."""
+    from pipeline.export.trained import run
+
+    run(weights, out)
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="what to draw")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="a .png for one prompt or a grid; a folder for one file each")] = Path("out.png"),
+    model: Annotated[Path, typer.Option(help="folder of a trained model")] = Path("results/model"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Heun steps")] = 30,
+    guidance: Annotated[float, typer.Option(min=0, help="classifier-free guidance scale; 1 is none")] = 5.0,
+    batch: Annotated[int, typer.Option(min=1, help="images sampled together")] = 16,
+    count: Annotated[int, typer.Option(min=1, help="images a prompt")] = 1,
+    px: Annotated[int | None, typer.Option(help="resolution; the trained one unless given")] = None,
+    device: Annotated[str, typer.Option()] = "auto",
+) -> None:
+    """Draw pictures from a trained model."""
+    from pipeline.export.generate import run
+
+    run(prompts, out, model, seed=seed, steps=steps, guidance=guidance, batch=batch, count=count, px=px, device=device)
+
+
+@app.command("import-official")
+def import_official(
+    checkpoint: Annotated[Path, typer.Argument(help="official checkpoint (.pt), read without running pickled code")],
+    out: OutOption = Path("results/model"),
+    vae: Annotated[str, typer.Option(help="frozen VAE the checkpoint was trained with")] = "",
+    text_encoder: Annotated[str, typer.Option(help="frozen text encoder the checkpoint was trained with")] = "",
+) -> None:
+    """An official checkpoint to a model folder."""
+    from pipeline.export.trained import import_checkpoint
+
+    import_checkpoint(checkpoint, out, vae=vae, text_encoder=text_encoder)
+
+
+@app.command("export-official")
+def export_official(
+    model: Annotated[Path, typer.Argument(help="folder of a trained model")] = Path("results/model"),
+    out: OutOption = Path("model.pt"),
+) -> None:
+    """A model folder to a checkpoint with the official names."""
+    from pipeline.export.trained import export_checkpoint
+
+    export_checkpoint(model, out)
+
+
+@app.command()
+def config(
+    step: Annotated[str, typer.Argument(help=", ".join(STEPS))],
+    source: str | None = None,
+    stage: str | None = None,
+    configfile: Annotated[list[Path], typer.Option(help="YAML files, each laid over the one before")] = [Path("config.yaml")],  # noqa: B006
+) -> None:
+    """Print the slice of the configuration that a step is given."""
+    wildcards = {key: value for key, value in (("source", source), ("stage", stage)) if value is not None}
+    if step not in STEPS:
+        raise UserError(f"config: no step '{step}'; one of {', '.join(STEPS)}")
+    try:
+        print(slice_for(load(*configfile), step, **wildcards))
+    except (TypeError, KeyError) as error:
+        raise UserError(f"config {step}: give --source or --stage as the step needs, and a name that exists ({error})") from error
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="folder of artifacts")] = Path("results")) -> None:
+    """Hash every artifact and compare with what its sidecar says."""
+    from pipeline.artifacts import verify as faults
+
+    found = list(faults(folder))
+    for fault in found:
+        print(fault)
+    if found:
+        raise UserError(f"{folder}: {len(found)} faults; delete the named sidecars and run again")
+    print(f"{folder}: every file is as it was written")
+
+
+@app.command()
+def show(card: Annotated[Path, typer.Argument(help="evaluation card")] = Path("results/fid_coco.json")) -> None:
+    """Print an evaluation card as a table."""
+    from pipeline.report.table import run
+
+    run(card)
+
+
+@app.command()
+def embedded(
+    what: Annotated[str, typer.Argument(help="coco: the held-out evaluation set; vae, clip, captioner: train that model")],
+    out: OutOption,
+    seed: int = 0,
+    images: int = 640,
+    two_objects: int = 128,
+    px: int = 64,
+) -> None:
+    """Make what the default run needs: its evaluation set, and its frozen models from scratch."""
+    from pipeline.embedded.make import run
+
+    run(what, out, seed=seed, images=images, two_objects=two_objects, px=px)
+
+
+def _name(out: Path) -> str:
+    return f"{out.parent.name}-{out.stem}"
+
+
+def main() -> int:
+    """Run the command line. A user's mistake is one line on stderr and exit code 1."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except typer._click.exceptions.ClickException as error:
+        print(f"error: {error.format_message()}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""The on-disk contract between stages: schemas, sidecars, hashes, atomic writes.
+
+A file that exists is whole: it is written under a temporary name, flushed to disk and renamed. Beside every shard
+stands a small sidecar JSON (rows, bytes, sha256, no times); consumers declare the sidecar, so that touching a large
+file reruns nothing and changing its content does.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import UserError
+from pipeline.fingerprint import canonical_json, digest
+
+BLOCK_ROWS = 256  # rows of a record batch: one sequential read
+
+LEDGER = pa.schema(
+    [
+        ("key", pa.string()),  # stable name of the sample within its source
+        ("origin", pa.string()),  # file or archive member it was read from
+        ("status", pa.string()),  # ok | bad
+        ("reason", pa.string()),  # class of the failure, null if ok
+        ("detail", pa.string()),  # the failure in words, null if ok
+        ("sha256", pa.string()),  # of the bytes as received
+        ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
+        ("width", pa.int32()),  # as received, upright, in pixels
+        ("height", pa.int32()),
+        ("captioned", pa.bool_()),  # whether it came with a usable caption
+        ("url", pa.string()),
+        ("license", pa.string()),
+    ]
+)
+CAPTIONS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("caption", pa.string()),  # null where there is none
+        ("captioner", pa.string()),  # null for a caption that came with the image
+        ("reason", pa.string()),  # why there is no caption, null if there is one
+    ]
+)
+INDEX = pa.schema([("shard", pa.int32()), ("row", pa.int32())])
+
+
+def latents_schema(shape: tuple[int, int, int], info: dict[str, Any]) -> pa.Schema:
+    """Rows of (key, latent): fp16, C·H·W values in row-major order. `info` says what made them."""
+    values = pa.list_(pa.float16(), int(np.prod(shape)))
+    metadata = {"shape": json.dumps(shape), "info": canonical_json(info)}
+    return pa.schema([("key", pa.string()), ("latent", values)], metadata=metadata)
+
+
+def text_schema(shape: tuple[int, int], info: dict[str, Any]) -> pa.Schema:
+    """Rows of (key, tokens, length): fp16, L·Dt values; `length` counts the tokens before the padding."""
+    values = pa.list_(pa.float16(), int(np.prod(shape)))
+    metadata = {"shape": json.dumps(shape), "info": canonical_json(info)}
+    return pa.schema([("key", pa.string()), ("tokens", values), ("length", pa.int32())], metadata=metadata)
+
+
+def fixed_size_list(values: np.ndarray) -> pa.FixedSizeListArray:
+    """[B, ...] float16 to one Arrow list a row, without a copy."""
+    flat = np.ascontiguousarray(values, dtype=np.float16).reshape(len(values), -1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+
+
+class ArrowShard:
+    """Random access to one latents or text shard, memory-mapped.
+
+    `shape` is the shape of a row's values, `info` what made them, `keys` the row's keys.
+    """
+
+    def __init__(self, path: Path, column: str) -> None:
+        try:
+            self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{path}: not a readable Arrow file ({error}); delete it and run again") from error
+        metadata = self._table.schema.metadata
+        self.shape: tuple[int, ...] = tuple(json.loads(metadata[b"shape"]))
+        self.info: dict[str, Any] = json.loads(metadata[b"info"])
+        self._chunks = [_chunk_values(chunk, self.shape) for chunk in self._table[column].chunks]
+        self._starts = np.cumsum([0] + [len(chunk) for chunk in self._chunks])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def keys(self) -> list[str]:
+        return self._table["key"].to_pylist()
+
+    def row(self, index: int) -> np.ndarray:
+        """One row, float16, a view of the file."""
+        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._chunks[chunk][index - self._starts[chunk]]
+
+
+def _chunk_values(chunk: pa.FixedSizeListArray, shape: tuple[int, ...]) -> np.ndarray:
+    return chunk.flatten().to_numpy(zero_copy_only=True).reshape(len(chunk), *shape)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room or fix permissions and run again") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic, indented, keys in the order given."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Raises: UserError naming the file if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not readable JSON ({error})") from error
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What a stage wrote for one shard. `files` maps a name to its record {path, rows, bytes, sha256}; paths are
+    relative to the sidecar's folder."""
+
+    path: Path
+    kind: str
+    files: dict[str, dict[str, Any]]
+    info: dict[str, Any]
+
+    def file(self, name: str) -> Path:
+        return Path(os.path.normpath(self.path.parent / self.files[name]["path"]))
+
+    def rows(self, name: str) -> int:
+        return self.files[name]["rows"]
+
+    def sha256(self, name: str) -> str:
+        return self.files[name]["sha256"]
+
+
+def write_sidecar(path: Path, kind: str, files: dict[str, tuple[Path, int]], info: dict[str, Any]) -> Sidecar:
+    """Describe finished files (path, rows) beside them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records = {name: file_record(file, rows, path.parent) for name, (file, rows) in files.items()}
+    write_json(path, {"kind": kind, "files": records, "info": info})
+    return Sidecar(path, kind, records, info)
+
+
+def file_record(file: Path, rows: int, folder: Path) -> dict[str, Any]:
+    """What a sidecar says of a finished file; its path is relative to `folder`."""
+    relative = os.path.relpath(file, folder)
+    return {"path": relative, "rows": rows, "bytes": file.stat().st_size, "sha256": sha256_file(file)}
+
+
+def read_sidecar(path: Path, kind: str) -> Sidecar:
+    """Raises: UserError if it is missing, of another kind, or a file it names is missing or of another size."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("kind") != kind:
+        raise UserError(f"{path}: not a sidecar of kind '{kind}'")
+    sidecar = Sidecar(path, kind, value["files"], value["info"])
+    for name, record in sidecar.files.items():
+        file = sidecar.file(name)
+        if not file.exists() or file.stat().st_size != record["bytes"]:
+            raise UserError(f"{file}: missing or changed since {path} was written; delete {path} and run again")
+    return sidecar
+
+
+class Manifest:
+    """The samples a stage trains on: row n of `index` names the shard and the row in it that hold sample n.
+
+    `latent_shape` is (C, h, w), `text_shape` (L, Dt); `vae` and `text_encoder` are the identities of the models.
+    """
+
+    def __init__(self, path: Path, value: dict[str, Any]) -> None:
+        self.path = path
+        self.value = value
+        self.stage: str = value["stage"]
+        self.px: int = value["px"]
+        self.samples: int = value["samples"]
+        self.latent_shape: tuple[int, int, int] = tuple(value["latent_shape"])
+        self.text_shape: tuple[int, int] = tuple(value["text_shape"])
+        self.vae: dict[str, Any] = value["vae"]
+        self.text_encoder: dict[str, Any] = value["text_encoder"]
+        self.shards: list[dict[str, Any]] = value["shards"]
+        self.counts: dict[str, Any] = value["counts"]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises: UserError if it is missing, no manifest, or its index is missing or of another size."""
+        sidecar = read_sidecar(path, "manifest")
+        return cls(sidecar.path, read_json(path))
+
+    def latents(self, shard: int) -> ArrowShard:
+        """Rows [C, h, w], float16."""
+        return ArrowShard(self._file(self.shards[shard]["latents"]), "latent")
+
+    def text(self, shard: int) -> ArrowShard:
+        """Rows [L, Dt], float16, aligned with those of `latents`."""
+        return ArrowShard(self._file(self.shards[shard]["text"]), "tokens")
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """[samples, 2] int32: shard and row."""
+        table = pa.ipc.open_file(pa.memory_map(str(self._file(self.value["files"]["index"])))).read_all()
+        return np.stack([table["shard"].to_numpy(), table["row"].to_numpy()], axis=1).astype(np.int32)
+
+    @property
+    def samples_digest(self) -> str:
+        """Short hash of what training reads: the shards' content and the index; not paths, not counts."""
+        content = [[shard["latents"]["sha256"], shard["text"]["sha256"]] for shard in self.shards]
+        return digest({"shards": content, "index": self.value["files"]["index"]["sha256"]})
+
+    def _file(self, record: dict[str, Any]) -> Path:
+        return Path(os.path.normpath(self.path.parent / record["path"]))
+
+
+def verify(folder: Path) -> Iterator[str]:
+    """Hash every file that a sidecar or manifest under `folder` names. Yields one line a fault."""
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            yield f"{path}: not JSON ({error})"
+            continue
+        if isinstance(value, dict) and isinstance(value.get("files"), dict) and "kind" in value:
+            yield from _faults(Sidecar(path, value["kind"], value["files"], value.get("info", {})))
+
+
+def _faults(sidecar: Sidecar) -> Iterator[str]:
+    for name, record in sidecar.files.items():
+        file = sidecar.file(name)
+        if not file.exists():
+            yield f"{file}: missing, {sidecar.path} names it"
+        elif sha256_file(file) != record["sha256"]:
+            yield f"{file}: content differs from the sha256 in {sidecar.path}"

@@ -1,0 +1,7 @@
+"""Typed configuration: `schema` has every key, `load` reads YAML, `steps` cuts out what one step is given."""
+
+from pipeline.config.load import load, validate
+from pipeline.config.schema import KINDS, Config, Report, Runtime, Section, Stage
+from pipeline.config.steps import STEPS, slice_for
+
+__all__ = ["KINDS", "STEPS", "Config", "Report", "Runtime", "Section", "Stage", "load", "slice_for", "validate"]

@@ -1,0 +1,300 @@
+"""Every config key, its default, unit, bound and role, once.
+
+Roles say what a key may change:
+  result   the artifacts themselves; only these enter rule params and fingerprints
+  runtime  how fast or where (devices, batch sizes of inference, intervals); never causes a rerun
+  report   what is shown (titles, prices); never causes a rerun of anything but the report
+
+`config.yaml` holds the embedded default, `workflow/presets/*.yaml` are overlays. `workflow/schemas/config.schema.json`
+and `docs/reference/config.md` are generated from this file (`make generated`).
+"""
+
+import difflib
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.fingerprint import canonical_json
+
+
+def result(default: Any = ..., doc: str = "", **bounds: Any) -> Any:
+    return Field(default, description=doc, json_schema_extra={"role": "result"}, **bounds)
+
+
+def runtime(default: Any = ..., doc: str = "", **bounds: Any) -> Any:
+    return Field(default, description=doc, json_schema_extra={"role": "runtime"}, **bounds)
+
+
+def report(default: Any = ..., doc: str = "", **bounds: Any) -> Any:
+    return Field(default, description=doc, json_schema_extra={"role": "report"}, **bounds)
+
+
+def _model_ref(value: str) -> str:
+    if value.startswith("hf:") and not re.fullmatch(r"hf:[\w.-]+/[\w.-]+@[\w./-]+", value):
+        raise ValueError(f"'{value}' must be hf:OWNER/NAME@REVISION; a commit hash is a revision that stays")
+    if not value.startswith("hf:") and "@" in value:
+        raise ValueError(f"'{value}' has a revision but is not hf:OWNER/NAME@REVISION")
+    return value
+
+
+ModelRef = Annotated[str, AfterValidator(_model_ref)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration. Unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def results(self) -> dict[str, Any]:
+        """The keys that decide the artifacts, ready for `canonical_json`. A key whose field declares a `neutral` value
+        (keys added after a release) is left out while it has it, so that a release restarts nothing."""
+        kept = {}
+        for name, field in type(self).model_fields.items():
+            extra, value = field.json_schema_extra or {}, getattr(self, name)
+            if extra.get("role") == "result" and not ("neutral" in extra and value == extra["neutral"]):
+                kept[name] = _plain(value)
+        return kept
+
+    def to_json(self) -> str:
+        """One canonical JSON string of the result keys: what a rule passes to its command."""
+        return canonical_json(self.results())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.results()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class FrozenModels(Section):
+    """Models that are used but not trained: `embedded:NAME`, a local folder, or `hf:OWNER/NAME@REVISION`."""
+
+    vae: ModelRef = result("embedded:vae", "diffusers AutoencoderKL between pixels and latents")
+    text_encoder: ModelRef = result("embedded:clip", "transformers CLIP text tower; its last hidden state is the text embedding")
+    text_tokens: int | None = result(None, "tokens a caption is cut or padded to; null: the encoder's own length", ge=1)
+    captioner: ModelRef = result("embedded:captioner", "transformers image-text-to-text or vision-encoder-decoder model")
+
+
+class Source(Section):
+    """What all kinds of source share."""
+
+    role: Literal["real", "synthetic", "evaluation"] = result("real", "what the images are used as; `evaluation` is never trained on")
+    caption: Literal["keep", "fill", "write"] = result("keep", "`keep` the given caption, `fill` in the missing ones with the captioner, or `write` all anew")
+    shards: int = result(1, "fixed number of shards the source is split into; about 20,000 images each", ge=1, le=2000)
+    min_side: int = result(256, "images with a shorter side are left out, in pixels", ge=8)
+    store_side: int = result(512, "larger images are stored with this short side, in pixels", ge=8)
+    upscale: bool = result(False, "train on images smaller than a stage's resolution, enlarged")
+
+
+class SyntheticSource(Source):
+    """Scenes drawn by code: nothing is downloaded."""
+
+    kind: Literal["synthetic"] = result()
+    count: int = result(doc="number of scenes", ge=1)
+    split: Literal["train", "heldout"] = result("train", "attribute combinations to draw from")
+    seed: int = result(0, "seed of the scenes", ge=0)
+    px: int = result(64, "width and height of a scene, in pixels", ge=32)
+    two_objects: float = result(0.3, "share of scenes with two objects", ge=0, le=1)
+    uncaptioned: float = result(0.0, "share of scenes that come without a caption", ge=0, le=1)
+
+
+class WebdatasetSource(Source):
+    """Tars of key.jpg + key.txt and/or key.json."""
+
+    kind: Literal["webdataset"] = result()
+    path: str = result(doc="a tar, or a glob of tars")
+
+
+class CocoSource(Source):
+    """A folder of images and an annotation file in COCO's caption format."""
+
+    kind: Literal["coco"] = result()
+    images: str = result(doc="folder of the images")
+    annotations: str = result(doc="JSON file with `images` and `annotations`")
+    attributes: str | None = result(None, "JSON file {image id: attributes} that a detector is scored against")
+
+
+class FolderSource(Source):
+    """Your own images, with metadata.jsonl, .csv or .parquet (columns file_name and text), or a .txt beside each."""
+
+    kind: Literal["folder"] = result()
+    path: str = result(doc="folder, searched with its sub-folders")
+
+
+AnySource = Annotated[SyntheticSource | WebdatasetSource | CocoSource | FolderSource, Field(discriminator="kind")]
+KINDS = {cls.model_fields["kind"].annotation.__args__[0]: cls for cls in get_args(get_args(AnySource)[0])}
+
+
+class Model(Section):
+    """The MicroDiT: a preset, and any of its numbers changed. Latent channels, text width and length follow from the
+    frozen models; null means the preset's value."""
+
+    preset: Literal["small", "tiny2", "xl2"] = result("small", "architecture to start from")
+    mask_mode: Literal["deferred", "naive", "none"] | None = result(None, "where patches are dropped: behind the patch-mixer, before the backbone, nowhere")
+    patch_size: int | None = result(None, "side of a patch, in latent pixels", ge=1)
+    dim: int | None = result(None, "width of the backbone", ge=16)
+    depth: int | None = result(None, "backbone blocks", ge=1)
+    head_dim: int | None = result(None, "width of an attention head", ge=4)
+    multiple_of: int | None = result(None, "hidden widths are rounded up to a multiple of this", ge=1)
+    qkv_ratio: tuple[float, float] | None = result(None, "attention width / dim in the first and the last block")
+    ffn_ratio: tuple[float, float] | None = result(None, "feed-forward width / dim in the first and the last block")
+    mixer_depth: int | None = result(None, "patch-mixer blocks", ge=0)
+    mixer_dim: int | None = result(None, "width of the patch-mixer", ge=16)
+    mixer_ffn_ratio: float | None = result(None, "feed-forward width / width in the patch-mixer", gt=0)
+    num_experts: int | None = result(None, "experts of a sparse block", ge=0)
+    expert_capacity: float | None = result(None, "experts that take a token, on average", gt=0)
+    experts_every_n: int | None = result(None, "every n-th block is sparse", ge=1)
+
+    def overrides(self) -> dict[str, Any]:
+        """The numbers that differ from the preset."""
+        return {key: value for key, value in self.model_dump(exclude={"preset"}).items() if value is not None}
+
+
+class Diffusion(Section):
+    """EDM constants (Karras et al. 2022, arXiv 2206.00364)."""
+
+    sigma_data: float = result(0.9, "standard deviation the data is assumed to have", gt=0)
+    sigma_min: float = result(0.002, "last noise level of the sampler before 0", gt=0)
+    sigma_max: float = result(80.0, "first noise level of the sampler", gt=0)
+    rho: float = result(7.0, "curvature of the sampler's grid", gt=0)
+
+
+class Stage(Section):
+    """One training stage. All state is counted in images."""
+
+    px: int = result(doc="resolution, in pixels", ge=8)
+    mask_ratio: float = result(doc="share of the patches that is dropped", ge=0, lt=1)
+    images: int = result(doc="images seen in this stage", ge=1)
+    batch_images: int = result(2048, "images an optimiser step, over all processes", ge=1)
+    sources: list[Name] | None = result(None, "sources to train on; null: all but evaluation")
+    learning_rate: float = result(8e-5, "peak learning rate of AdamW", gt=0)
+    warmup_images: int = result(0, "images of linear warm-up", ge=0)
+    schedule: Literal["constant", "cosine"] = result("constant", "learning rate after the warm-up")
+    final_lr_ratio: float = result(1.0, "last learning rate / peak, for `cosine`", gt=0, le=1)
+    weight_decay: float = result(0.1, "AdamW weight decay", ge=0)
+    betas: tuple[float, float] = result((0.9, 0.999), "AdamW betas")
+    eps: float = result(1e-8, "AdamW epsilon", gt=0)
+    clip_norm: float = result(0.25, "gradient norm is clipped to this", gt=0)
+    p_mean: float = result(-0.6, "mean of ln sigma in training")
+    p_std: float = result(1.2, "standard deviation of ln sigma in training", gt=0)
+    caption_dropout: float = result(0.1, "share of captions replaced by zeros", ge=0, le=1)
+    ema_decay: float = result(0.99975, "decay of the averaged weights, a step", ge=0, lt=1)
+    ema_start_images: int = result(0, "images before which the average just follows the weights", ge=0)
+    start_from: Literal["model", "ema"] = result("model", "which weights of the parent stage to start from")
+    fresh_optimizer: bool = result(True, "start AdamW anew instead of from the parent's state")
+
+
+class Evaluation(Section):
+    """Zero-shot evaluation on a COCO-format set."""
+
+    source: Name = result(doc="source with role `evaluation`")
+    images: int | None = result(None, "images to sample, one a caption, in the order of image ids; null: all of the set", ge=2)
+    features: str = result("inception", "feature network of FID and KID: `inception`, or a CLIP model as in `models`")
+    clip_score: ModelRef = result("embedded:clip", "CLIP model of the CLIP score")
+    resize: Literal["clean", "legacy_pytorch"] = result("clean", "clean-fid's resizing mode")
+    steps: int = result(30, "Heun steps", ge=1)
+    guidance: float = result(5.0, "classifier-free guidance scale; 1 is none", ge=0)
+    seed: int = result(0, "seed of the initial noise", ge=0)
+    untrained_images: int = result(0, "images sampled from the untrained model for the ceiling; 0: none", ge=0)
+
+
+class Runtime(Section):
+    """How to run. Nothing here changes a result."""
+
+    gpus: int = runtime(0, "GPUs a training job takes; inference jobs take one of them; 0: none, as on a laptop", ge=0)
+    device: Literal["auto", "cpu", "cuda", "mps"] = runtime("auto", "where to compute")
+    precision: Literal["auto", "float32", "bfloat16"] = runtime("auto", "autocast of training; auto: bfloat16 on CUDA")
+    max_bad_share: float = runtime(0.1, "share of unusable samples above which a source stops the run", ge=0, le=1)
+    caption_batch: int = runtime(32, "images a captioner batch", ge=1)
+    encode_batch: int = runtime(64, "images an encoder batch", ge=1)
+    sample_batch: int = runtime(64, "images a sampling batch", ge=1)
+    microbatch: int | None = runtime(None, "images a forward pass of training; null: the whole share of a process", ge=1)
+    checkpoint_every_images: int = runtime(2_048_000, "images between checkpoints", ge=1)
+    keep_checkpoints: int = runtime(2, "checkpoints kept beside the final one", ge=1)
+    log_every_images: int = runtime(20_480, "images between lines of metrics.jsonl", ge=1)
+    samples_every_images: int = runtime(2_048_000, "images between sample grids", ge=1)
+    sample_prompts: list[str] = runtime([], "prompts of the sample grids; empty: the first captions of the training data")
+
+
+class Report(Section):
+    """What is shown. Nothing here changes a result."""
+
+    title: str = report("Shoestring run", "title of the report page")
+    dollars_per_hour: float = report(0.0, "price of one device-hour, for the cost table", ge=0)
+    device_name: str | None = report(None, "name of the device in the cost table; null: as found")
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    seed: int = result(0, "seed of initial weights, data order, noise and masks", ge=0)
+    models: FrozenModels = result(FrozenModels(), "frozen models")
+    sources: dict[Name, AnySource] = result(doc="where images come from", min_length=1)
+    model: Model = result(Model(), "the network that is trained")
+    diffusion: Diffusion = result(Diffusion(), "noise levels")
+    stages: dict[Name, Stage] = result(doc="training stages by name", min_length=1)
+    schedule: list[Name] = result(doc="stages in the order they are trained", min_length=1)
+    evaluation: Evaluation = result(doc="the final evaluation")
+    runtime: Runtime = runtime(Runtime(), "how to run")
+    report: Report = report(Report(), "what is shown")
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Config":
+        for name in self.schedule:
+            _known(name, self.stages, "schedule", "stages")
+        if len(set(self.schedule)) < len(self.schedule):
+            raise ValueError("schedule: a stage is named twice")
+        _known(self.evaluation.source, self.sources, "evaluation.source", "sources")
+        if self.sources[self.evaluation.source].role != "evaluation":
+            raise ValueError(f"sources.{self.evaluation.source}.role: must be evaluation, evaluation.source names it")
+        for stage in self.schedule:
+            self._check_stage(stage)
+        return self
+
+    def _check_stage(self, stage: str) -> None:
+        where = f"stages.{stage}"
+        for name in self.stages[stage].sources or []:
+            _known(name, self.sources, f"{where}.sources", "sources")
+        names = self.stage_sources(stage)
+        if not names:
+            raise ValueError(f"{where}.sources: no source to train on")
+        for name in names:
+            source = self.sources[name]
+            if source.role == "evaluation":
+                raise ValueError(f"{where}.sources: {name} is the evaluation set, it is never trained on")
+            if self.stages[stage].px > source.store_side:
+                raise ValueError(f"sources.{name}.store_side: {source.store_side} is below {where}.px {self.stages[stage].px}")
+        if self.stages[stage].images % self.stages[stage].batch_images:
+            raise ValueError(f"{where}.images: {self.stages[stage].images} is no multiple of batch_images {self.stages[stage].batch_images}")
+
+    def stage_sources(self, stage: str) -> list[str]:
+        """Names of the sources a stage trains on."""
+        chosen = self.stages[stage].sources
+        return chosen if chosen is not None else [n for n, s in self.sources.items() if s.role != "evaluation"]
+
+    def parent(self, stage: str) -> str | None:
+        """The stage before this one."""
+        place = self.schedule.index(stage)
+        return self.schedule[place - 1] if place else None
+
+    def resolutions(self, source: str) -> list[int]:
+        """Resolutions at which a source is needed, in pixels, ascending."""
+        return sorted({self.stages[s].px for s in self.schedule if source in self.stage_sources(s)})
+
+    def training_sources(self) -> list[str]:
+        """Sources that any stage of the schedule trains on."""
+        return [name for name in self.sources if self.resolutions(name)]
+
+
+def _known(name: str, table: dict[str, Any], where: str, what: str) -> None:
+    if name not in table:
+        raise ValueError(f"{where}: no '{name}' in {what}{nearest(name, table)}")
+
+
+def nearest(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f" (known: {', '.join(map(str, names))})"

@@ -1,0 +1,111 @@
+"""The evaluation set: real images in the order of their ids, and the first so many captions."""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline.artifacts import read_sidecar
+from pipeline.errors import UserError
+from pipeline.fingerprint import canonical_json
+
+PREPARATION = "centre crop to the short side, bicubic to the sampled resolution, no JPEG, then the resize mode"
+
+
+@dataclass(frozen=True)
+class Real:
+    """A real image, left where it lies in its shard until it is asked for."""
+
+    key: str
+    caption: str | None
+    attributes: dict[str, Any] | None
+    tar: Path
+    offset: int  # of the encoded image in the tar, in bytes
+    size: int
+
+    @property
+    def id(self) -> str:
+        """The key, a number without leading zeros, so that COCO's ids are written in one way."""
+        return str(int(self.key)) if self.key.isdecimal() else self.key
+
+    def pixels(self, px: int) -> np.ndarray:
+        """[px, px, 3] uint8: the square in the centre, resized."""
+        with open(self.tar, "rb") as file:
+            file.seek(self.offset)
+            content = file.read(self.size)
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(centre_square(image.convert("RGB"), px))
+
+
+def centre_square(image: Image.Image, px: int) -> Image.Image:
+    """The centred square of the short side's length, bicubic to px × px."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side)).resize((px, px), Image.Resampling.BICUBIC)
+
+
+def read_reals(images: list[Path], captions: list[Path]) -> list[Real]:
+    """All images of the evaluation source, in the order of their ids, from aligned sidecars of shards and captions.
+
+    Raises: UserError if the captions are not those of the shard.
+    """
+    if len(images) != len(captions):
+        raise UserError(f"evaluate: {len(images)} sidecars of images, {len(captions)} of captions; give one for each shard")
+    reals = [real for pair in zip(images, captions, strict=True) for real in _read_shard(*pair)]
+    return sorted(reals, key=lambda real: _natural(real.key))
+
+
+def _natural(key: str) -> list[Any]:
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", key))]
+
+
+def _read_shard(images: Path, captions: Path) -> Iterator[Real]:
+    tar = read_sidecar(images, "images").file("images")
+    texts = pq.read_table(read_sidecar(captions, "captions").file("captions"), columns=["key", "caption"]).to_pylist()
+    samples = list(_samples(tar))
+    if [meta["key"] for meta, _ in samples] != [row["key"] for row in texts]:
+        raise UserError(f"{captions}: its keys are not those of {tar} in order; delete it and run again")
+    for (meta, member), row in zip(samples, texts, strict=True):
+        yield Real(meta["key"], row["caption"], meta.get("attributes"), tar, member.offset_data, member.size)
+
+
+def _samples(tar: Path) -> Iterator[tuple[dict[str, Any], tarfile.TarInfo]]:
+    """Metadata and image member of every sample; a sample's members stand next to each other, in any order."""
+    meta, image = None, None
+    with tarfile.open(tar) as archive:
+        for member in archive:
+            if member.name.endswith(".json"):
+                meta = json.load(archive.extractfile(member))
+            else:
+                image = member
+            if meta is not None and image is not None:
+                yield meta, image
+                meta, image = None, None
+
+
+def with_captions(reals: list[Real], count: int) -> list[Real]:
+    """The first `count` images with a caption. Raises: UserError if there are fewer."""
+    captioned = [real for real in reals if real.caption]
+    if len(captioned) < count:
+        raise UserError(f"evaluation.images: {count}, but the evaluation set has {len(captioned)} captioned images of "
+                        f"{len(reals)}; set it to {len(captioned)} or fewer")
+    return captioned[:count]
+
+
+def ids_sha256(reals: list[Real]) -> str:
+    """Hash of the image ids, one a line, in their order."""
+    return hashlib.sha256("\n".join(real.id for real in reals).encode()).hexdigest()
+
+
+def captions_sha256(reals: list[Real]) -> str:
+    """Hash of the image ids with their captions, in their order."""
+    return hashlib.sha256(canonical_json([[real.id, real.caption] for real in reals]).encode()).hexdigest()

@@ -1,0 +1,167 @@
+"""Draw pictures for prompts with a trained model folder.
+
+Noise is addressed by (seed, image number), so a picture does not depend on the batch size or on the prompts after it.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from pipeline.artifacts import atomic
+from pipeline.diffusion import EDM, normals, sample
+from pipeline.errors import UserError
+from pipeline.export.folder import CONFIG, load_model_folder
+from pipeline.model import MicroDiT, at_resolution, weights_at
+from pipeline.runtime import pick_device, progress
+
+SLUG_LENGTH = 48
+GAP_PX = 2  # white space between the pictures of a grid
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture to draw: its number, which addresses its noise, and its prompt."""
+
+    number: int
+    prompt: str
+
+
+def run(
+    prompts: Sequence[str],
+    out: Path,
+    model: Path,
+    *,
+    seed: int,
+    steps: int,
+    guidance: float,
+    batch: int,
+    count: int,
+    px: int | None,
+    device: str,
+) -> None:
+    """`count` pictures of each prompt. One picture or a grid where `out` ends in .png, else a folder of PNGs.
+
+    The prompt and the sampler's settings are written into the PNGs as text.
+    Raises: UserError for a missing model, an empty prompt, a resolution the model cannot draw, or an unusable `out`.
+    """
+    _check(prompts, out, model, steps)
+    drawings = [Drawing(i, prompt) for i, prompt in enumerate(p for p in prompts for _ in range(count))]
+    artist = Artist.load(model, px, pick_device(device))
+    settings = {"seed": seed, "steps": steps, "guidance": guidance, "px": artist.px}
+    pictures = artist.draw(drawings, batch, seed, steps, guidance)
+    if out.suffix.lower() != ".png":
+        for drawing, picture in pictures:
+            _save(picture, out / file_name(drawing), {"prompt": drawing.prompt, "number": drawing.number, **settings})
+        return
+    columns = count if len(prompts) > 1 and count > 1 else math.ceil(math.sqrt(len(drawings)))
+    whole = grid([picture for _, picture in pictures], columns)
+    _save(whole, out, {"prompt": "\n".join(prompts), **settings})
+
+
+@dataclass(frozen=True)
+class Artist:
+    """A trained network, ready to draw at `px` pixels, with its frozen models."""
+
+    network: MicroDiT
+    edm: EDM
+    text_encoder: Any
+    vae: Any
+    px: int
+    device: torch.device
+
+    @classmethod
+    def load(cls, folder: Path, px: int | None, device: torch.device) -> "Artist":
+        """Raises: UserError if the folder or a frozen model it names is missing, or it cannot draw at `px`."""
+        config, state, edm, info = load_model_folder(folder)
+        vae, text_encoder = _frozen(folder, info, device)
+        px = px or info["px"]
+        side = px // vae.factor
+        if px % (vae.factor * config.patch_size):
+            raise UserError(f"--px {px}: must be a multiple of {vae.factor * config.patch_size}; the model was trained at {info['px']}")
+        if side != config.input_size:
+            config = at_resolution(config, side)
+            state = weights_at(config, state)
+        network = MicroDiT.from_state(config, state).to(device).eval()
+        return cls(network, edm, text_encoder, vae, px, device)
+
+    def draw(self, drawings: Sequence[Drawing], batch: int, *settings: Any) -> Iterator[tuple[Drawing, Image.Image]]:
+        """Pictures in the order of `drawings`, `batch` at a time."""
+        with progress("drawing", len(drawings)) as bar:
+            for start in range(0, len(drawings), batch):
+                part = drawings[start : start + batch]
+                pictures = self._batch(part, *settings)
+                yield from zip(part, pictures, strict=True)
+                bar.update(len(part))
+
+    @torch.inference_mode()
+    def _batch(self, drawings: Sequence[Drawing], seed: int, steps: int, guidance: float) -> list[Image.Image]:
+        config = self.network.config
+        shape = (config.in_channels, config.input_size, config.input_size)
+        numbers = torch.tensor([drawing.number for drawing in drawings])
+        noise = normals(seed, "generate", numbers, math.prod(shape)).unflatten(1, shape).to(self.device)
+        text = self._text([drawing.prompt for drawing in drawings])
+        latents = sample(self.network, noise, text, self.edm, steps, guidance, self.network.encode_text)
+        return self._pixels(latents)
+
+
+def _check(prompts: Sequence[str], out: Path, model: Path, steps: int) -> None:
+    for place, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise UserError(f"prompt {place}: is empty; say what to draw")
+    if steps < 2:
+        raise UserError(f"--steps {steps}: Heun's method needs at least 2")
+    if out.suffix.lower() != ".png" and out.suffix.lower() in Image.registered_extensions():
+        raise UserError(f"--out {out}: pictures are written as .png; end it so, or name a folder")
+    _check_writable(out)
+    if not (model / CONFIG).exists():
+        raise UserError(
+            f"{model / CONFIG}: no trained model here; `make demo` or "
+            "`snakemake --cores all results/model/config.json` trains one, --model names another"
+        )
+
+
+def _check_writable(out: Path) -> None:
+    """Before any time is spent on sampling."""
+    if out.suffix.lower() == ".png" and out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file")
+    place = out if out.suffix.lower() != ".png" else out.parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"--out {out}: cannot be written, {place} is {'read-only' if place.is_dir() else 'a file'}")
+
+
+def file_name(drawing: Drawing) -> str:
+    """`00003-a-red-circle.png`: the number, and the prompt's first letters and digits."""
+    words = re.sub(r"[^\w]+", "-", drawing.prompt.lower()).strip("-_")
+    return f"{drawing.number:05d}-{words[:SLUG_LENGTH].rstrip('-_')}".rstrip("-") + ".png"
+
+
+def grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures of one size in rows of `columns`, on white. A single one comes back as it is."""
+    if len(pictures) == 1:
+        return pictures[0]
+    width, height = (side + GAP_PX for side in pictures[0].size)
+    rows = math.ceil(len(pictures) / columns)
+    whole = Image.new("RGB", (columns * width - GAP_PX, rows * height - GAP_PX), "white")
+    for i, picture in enumerate(pictures):
+        whole.paste(picture, (i % columns * width, i // columns * height))
+    return whole
+
+
+def _save(picture: Image.Image, path: Path, notes: dict[str, Any]) -> None:
+    text = PngInfo()
+    for name, value in notes.items():
+        text.add_itxt(name, str(value))
+    with atomic(path) as temporary:
+        picture.save(temporary, format="png", pnginfo=text)

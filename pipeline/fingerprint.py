@@ -1,0 +1,71 @@
+"""Names for content: canonical JSON, short digests, and a hash of the code behind a step."""
+
+import ast
+import hashlib
+import importlib.util
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+# Configuration and plumbing change often without changing what a step computes.
+LEFT_OUT = {"pipeline", "pipeline.runtime", "pipeline.errors", "pipeline.fingerprint"}
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal strings."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """Short sha256 of a JSON-able value, in hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+@cache
+def code_fingerprint(module: str) -> str:
+    """Hash of a step's own modules and of the project modules they import.
+
+    Comments, docstrings and formatting do not count: a rule given this as a param reruns when what the code does may
+    have changed, and at no other time.
+    """
+    trees = {name: _stripped(path) for name, path in sorted(_closure(module).items())}
+    return digest(trees)
+
+
+def _closure(module: str) -> dict[str, Path]:
+    found, queue = {}, [module]
+    while queue:
+        name = queue.pop()
+        if name in found or name in LEFT_OUT or name.startswith("pipeline.config"):
+            continue
+        found[name] = _file(name)
+        queue += [n for n in _imports(found[name], name) if n not in found]
+    return found
+
+
+def _file(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _imports(path: Path, module: str) -> set[str]:
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "pipeline" and _file(name).exists()}
+
+
+def _stripped(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body.pop(0)
+    return ast.dump(tree)

@@ -1,0 +1,154 @@
+"""Where a frozen model lies, what identifies it, and how its weights are read.
+
+A reference is `embedded:NAME` (a folder of pipeline/embedded), a local folder, or `hf:OWNER/NAME@COMMIT`. Only
+safetensors are read and no code that comes with a model is run. Nothing here imports torch.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts import read_json, sha256_file
+from pipeline.errors import UserError
+from pipeline.fingerprint import digest
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
+SUBFOLDERS = ("", "vae")  # whole diffusers pipelines keep the autoencoder in vae/
+READ = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")  # what decides how a local model behaves
+CARD = "card.json"  # how an embedded model was trained: no part of the model
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model that was found. `name` is what from_pretrained takes: a folder, or OWNER/NAME with a `revision`."""
+
+    ref: str
+    name: str
+    revision: str | None
+    subfolder: str
+    config: dict[str, Any]
+
+    @property
+    def class_name(self) -> str:
+        return self.config.get("_class_name") or (self.config.get("architectures") or [self.config.get("model_type", "unknown")])[0]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.name) / self.subfolder
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of any from_pretrained."""
+        return {
+            "pretrained_model_name_or_path": self.name,
+            "subfolder": self.subfolder,
+            **({"revision": self.revision} if self.revision else {}),
+        }
+
+    def fault(self, what: str) -> UserError:
+        return UserError(f"model '{self.ref}': {what}")
+
+
+def locate(ref: str) -> Place:
+    """Find a model's config. Raises: UserError naming the reference and what is missing."""
+    if ref.startswith("hf:"):
+        return _locate_hub(ref)
+    embedded = ref.startswith("embedded:")
+    folder = EMBEDDED / ref.removeprefix("embedded:") if embedded else Path(ref)
+    for subfolder in SUBFOLDERS:
+        if (file := folder / subfolder / "config.json").is_file():
+            return Place(ref, str(folder), None, subfolder, read_json(file))
+    if embedded:
+        raise UserError(f"model '{ref}': no such embedded model; there are {', '.join(embedded_models()) or 'none'}")
+    missing = "no config.json in this folder" if folder.is_dir() else "no such folder"
+    raise UserError(f"model '{ref}': {missing}; give a folder made by save_pretrained, embedded:NAME or hf:OWNER/NAME@COMMIT")
+
+
+def embedded_models() -> list[str]:
+    """Names that `embedded:NAME` knows."""
+    return sorted(file.parent.name for file in EMBEDDED.glob("*/config.json"))
+
+
+def _locate_hub(ref: str) -> Place:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+    name, _, revision = ref.removeprefix("hf:").partition("@")
+    cause: Exception | None = None
+    for subfolder in SUBFOLDERS:
+        try:
+            file = hf_hub_download(name, "config.json", subfolder=subfolder or None, revision=revision)
+        except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+            cause = error
+        else:
+            return Place(ref, name, revision, subfolder, read_json(Path(file)))
+    raise UserError(
+        f"model '{ref}': no config.json at this revision, neither on the hub nor in the local cache ({_first_line(cause)})"
+    ) from cause
+
+
+def identity(ref: str) -> dict[str, Any]:
+    """What a reference stands for: {ref, class} and `revision` (a hub commit) or `sha256` (content of a folder).
+
+    The hash covers the weights and every file that decides how they are used; a card or a README may change.
+    Raises: UserError as `locate`, or if a folder has no safetensors.
+    """
+    place = locate(ref)
+    content = {"revision": place.revision} if place.revision else {"sha256": _content_hash(place)}
+    return {"ref": ref, "class": place.class_name, **content}
+
+
+def _content_hash(place: Place) -> str:
+    if not any(place.folder.glob("*.safetensors")):
+        raise place.fault(f"no .safetensors in {place.folder}; other weight files are not read, save it with save_pretrained")
+    files = sorted(file for pattern in READ for file in place.folder.glob(pattern) if file.name != CARD)
+    hashes = {file.name: sha256_file(file) for file in files}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def content(model: dict[str, Any]) -> dict[str, Any]:
+    """An identity without its reference: equal for one model at two places."""
+    return {key: value for key, value in model.items() if key != "ref"}
+
+
+def label(model: dict[str, Any]) -> str:
+    """An identity in one word: the reference, with a short hash unless it names a commit."""
+    return model["ref"] if "revision" in model else f"{model['ref']}@{model['sha256'][:12]}"
+
+
+def short_id(model: dict[str, Any], **facts: Any) -> str:
+    """Ten hex digits for paths, from a model and what else decides its output."""
+    return digest({"model": content(model), **facts}, 10)
+
+
+def load_weights(place: Place, cls: Any, device: "torch.device", **options: Any) -> Any:
+    """`cls.from_pretrained` in float32, in evaluation mode, frozen, on `device`.
+
+    Raises: UserError if the weights are missing, incomplete or of another class.
+    """
+    import torch
+
+    try:
+        model, report = cls.from_pretrained(**place.options(), **options, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise place.fault(f"cannot be loaded as {cls.__name__} from safetensors: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise place.fault(f"is a {place.class_name} without {len(missing)} weights that {cls.__name__} needs, such as {missing[0]}")
+    return model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def load_part(place: Place, cls: Any, **options: Any) -> Any:
+    """A tokenizer or processor. Raises: UserError if its files are missing."""
+    try:
+        return cls.from_pretrained(**place.options(), **options, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise place.fault(f"no {cls.__name__.removeprefix('Auto').lower()} beside the weights: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException | None) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

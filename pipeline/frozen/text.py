@@ -1,0 +1,47 @@
+"""The frozen text encoder: a CLIP text tower (transformers CLIPTextModel, or the one in a CLIPModel)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.frozen.models import load_part, load_weights, locate
+
+
+class TextEncoder:
+    """`shape` is (L, Dt): tokens a caption and width of an embedding."""
+
+    def __init__(self, model: torch.nn.Module, tokenizer: object, tokens: int) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self.shape: tuple[int, int] = (tokens, model.config.hidden_size)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Captions to (tokens [B, L, Dt], lengths [B]): the last hidden state after the final norm, float32.
+
+        Longer captions are cut, their end token kept; shorter ones are padded, and `lengths` counts what is before the
+        padding. As in CLIP's training there is no padding mask: attention is causal, so padding changes no real token.
+        """
+        batch = self._tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.shape[0], return_tensors="pt"
+        )
+        hidden = self._model(batch.input_ids.to(self._model.device)).last_hidden_state
+        return hidden, batch.attention_mask.sum(1)
+
+
+def load_text_encoder(ref: str, tokens: int | None, device: torch.device) -> TextEncoder:
+    """`tokens` null: as many as the model has positions.
+
+    Raises: UserError if the reference leads to no CLIP text tower, or it has fewer positions than `tokens`.
+    """
+    place = locate(ref)
+    if place.config.get("model_type") not in ("clip", "clip_text_model"):
+        raise place.fault(f"is a {place.class_name}, models.text_encoder takes a transformers CLIPTextModel or CLIPModel")
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    model = load_weights(place, CLIPTextModel, device)
+    positions = model.config.max_position_embeddings
+    if tokens is not None and not 2 <= tokens <= positions:
+        raise place.fault(f"has {positions} positions; models.text_tokens must be between 2 and {positions}, found {tokens}")
+    return TextEncoder(model, load_part(place, AutoTokenizer), tokens or positions)

@@ -1,0 +1,87 @@
+"""What turns latents, noise levels and captions into tokens and conditions (arXiv 2407.15811, section 2)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NOISE_FREQUENCIES = 256
+
+
+class Linear(nn.Linear):
+    """A Linear that draws no values of its own: init.py fills all of them, from one seed."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class PatchConv(nn.Conv2d):
+    """A convolution that draws no values of its own, for the reason given in `Linear`."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The tanh approximation, which the model uses everywhere but in its experts."""
+    return F.gelu(x, approximate="tanh")
+
+
+def sincos_positions(dim: int, side: int, scale: float) -> Tensor:
+    """Fixed 2-D positions [side·side, dim] float32: the column in the first half, the row in the second.
+
+    Each half is [sin, cos] of position·10000^(-i/(dim/4)); position = index / scale. Worked out in
+    float64, because float32 angles would differ from the official table in the last bits.
+    """
+    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64, device="cpu") / (dim / 4))
+    angles = torch.outer(torch.arange(side, dtype=torch.float64, device="cpu") / scale, omega)
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns, rows = line.repeat(side, 1), line.repeat_interleave(side, dim=0)
+    return torch.cat([columns, rows], dim=1).float()
+
+
+class PatchEmbedding(nn.Module):
+    """Latents [B, C, H, W] -> tokens [B, T, D], row-major."""
+
+    def __init__(self, patch_size: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.proj = PatchConv(channels, dim, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class NoiseEmbedding(nn.Module):
+    """c_noise [B] -> [B, D]: 512 sinusoids, then a two-layer MLP."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(Linear(2 * NOISE_FREQUENCIES, dim), nn.GELU("tanh"), Linear(dim, dim))
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        index = torch.arange(NOISE_FREQUENCIES, dtype=torch.float32, device=c_noise.device)
+        angles = c_noise.float()[:, None] * torch.exp(-math.log(10000) * index / NOISE_FREQUENCIES)
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
+
+
+class ProjectionMLP(nn.Module):
+    """Linear – GELU – LayerNorm – Linear: [..., Din] -> [..., D]."""
+
+    def __init__(self, dim_in: int, dim: int, eps: float) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim_in, dim)
+        self.norm = nn.LayerNorm(dim, eps, bias=False)
+        self.fc2 = Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.norm(gelu(self.fc1(x))))
+
+
+class TextEncoding(NamedTuple):
+    """All that the network reads of a batch of captions, worked out once for any number of calls."""
+
+    tokens: Tensor  # [B, L, D], for the backbone's cross-attentions
+    mixer_tokens: Tensor  # [B, L, Dm], for the mixer's
+    pooled: Tensor  # [B, D], added to the noise embedding

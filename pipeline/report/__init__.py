@@ -1,0 +1,1 @@
+"""What a run has to show for itself: the evaluation card, the report page and the table on the terminal."""

@@ -1,0 +1,112 @@
+"""Where and how a step runs: device, progress, signals, and the record of what a process cost."""
+
+import json
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any
+
+import psutil
+from tqdm import tqdm
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick_device(wanted: str) -> "torch.device":
+    """`auto` is CUDA, then MPS, then the CPU. Raises: UserError if a device that was asked for is not there."""
+    import torch
+
+    found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if wanted in ("auto", "cpu", found):
+        return torch.device(found if wanted == "auto" else wanted)
+    raise UserError(f"runtime.device: '{wanted}' is not available on this machine, found {found}; use auto")
+
+
+def pick_precision(wanted: str, device: "torch.device") -> "torch.dtype":
+    """Autocast type. bfloat16 products are slow on CPUs without AVX-512, so `auto` takes it on CUDA alone."""
+    import torch
+
+    return torch.bfloat16 if wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda") else torch.float32
+
+
+def device_name(device: "torch.device") -> str:
+    """Marketing name of a GPU, or the CPU's model and thread count."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({torch.get_num_threads()} threads)"
+
+
+class _Lines:
+    """Turns tqdm's carriage returns into lines, for logs and pipes."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        line = text.strip("\r\n ")
+        if line:
+            self._stream.write(line + "\n")
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str = "images") -> Iterator[tqdm]:
+    """A progress bar on a terminal, a line every few seconds in a log. `bar.update(n)` counts on."""
+    terminal = sys.stderr.isatty()
+    bar = tqdm(
+        desc=what,
+        total=total,
+        unit=f" {unit}",
+        file=sys.stderr if terminal else _Lines(sys.stderr),
+        mininterval=0.2 if terminal else 5.0,
+        bar_format="{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {remaining} left {postfix}",
+        dynamic_ncols=terminal,
+    )
+    with bar:
+        yield bar
+
+
+class StopRequest:
+    """Set by SIGTERM, SIGUSR1, SIGINT or a deadline; a long step asks `reason()` where it can stop and save."""
+
+    def __init__(self, deadline_minutes: float | None = None) -> None:
+        self._reason: str | None = None
+        self._ends = None if deadline_minutes is None else time.monotonic() + 60 * deadline_minutes
+        for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
+            signal.signal(getattr(signal, name), self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._reason = signal.Signals(number).name
+
+    def reason(self) -> str | None:
+        """Why to stop now, or None."""
+        if self._reason is None and self._ends is not None and time.monotonic() >= self._ends:
+            self._reason = "deadline"
+        return self._reason
+
+
+@contextmanager
+def process_record(step: str, name: str, folder: Path) -> Iterator[None]:
+    """Note seconds, peak memory and whether torch was loaded, as {folder}/{step}-{name}.json, when the step succeeds."""
+    started = psutil.Process().create_time()
+    yield
+    record: dict[str, Any] = {
+        "step": step,
+        "name": name,
+        "started": round(started, 1),
+        "seconds": round(time.time() - started, 2),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "imports": [m for m in ("torch", "diffusers", "transformers") if m in sys.modules],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{step}-{name.replace('/', '-')}.json").write_text(json.dumps(record) + "\n", encoding="utf-8")

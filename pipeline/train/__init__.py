@@ -1,0 +1,1 @@
+"""train: one stage of the MicroDiT, from its parent's weights to its own."""

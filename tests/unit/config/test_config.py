@@ -1,0 +1,152 @@
+"""Configuration: the shipped files, slices, roles, and one line for each mistake."""
+
+import copy
+import json
+
+import pytest
+import yaml
+
+from pipeline.config import Config, load, slice_for, validate
+from pipeline.config.generated import FILES
+from pipeline.config.schema import Section, result
+from pipeline.config.steps import Settings, Slice, TrainSlice
+from pipeline.errors import UserError
+from pipeline.fingerprint import ROOT
+
+PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
+
+
+@pytest.fixture
+def values():
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_every_shipped_preset_is_valid_over_the_default(preset):
+    assert load(ROOT / "config.yaml", preset).schedule
+
+
+def test_presets_are_found():
+    assert {path.stem for path in PRESETS} >= {"paper", "one_gpu", "photos"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_generated_files_are_in_step(file):
+    assert (ROOT / file).read_text(encoding="utf-8") == FILES[file](), "run `make generated`"
+
+
+def _sections(cls=Section):
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _sections(sub)
+
+
+@pytest.mark.parametrize("section", [s for s in _sections() if s.__module__ == "pipeline.config.schema"], ids=lambda s: s.__name__)
+def test_every_key_has_a_role_and_a_meaning(section):
+    for name, field in section.model_fields.items():
+        assert (field.json_schema_extra or {}).get("role") in {"result", "runtime", "report"}, name
+        assert field.description or name == "kind", name
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        ("sead", 1, "sead: no such key; did you mean 'seed'?"),
+        ("stages.low_masked.mask_ration", 0.5, "stages.low_masked.mask_ration: no such key; did you mean 'mask_ratio'?"),
+        ("stages.low_masked.mask_ratio", 1.5, "stages.low_masked.mask_ratio: input should be less than 1, found 1.5"),
+        ("stages.low_masked.images", 65, "stages.low_masked.images: 65 is no multiple of batch_images"),
+        ("sources.scenes.kind", "synthetik", "sources.scenes.kind: 'synthetik' is not one of"),
+        ("sources.scenes.cuont", 3, "sources.scenes.cuont: no such key; did you mean 'count'?"),
+        ("sources.scenes.count", "many", "sources.scenes.count: input should be a valid integer"),
+        ("schedule", ["low_maskd"], "schedule: no 'low_maskd' in stages; did you mean 'low_masked'?"),
+        ("models.vae", "hf:owner/name", "models.vae: 'hf:owner/name' must be hf:OWNER/NAME@REVISION"),
+        ("evaluation.source", "scenes", "sources.scenes.role: must be evaluation"),
+        ("stages.low_masked.sources", ["coco"], "stages.low_masked.sources: coco is the evaluation set"),
+        ("sources.scenes.store_side", 32, "sources.scenes.store_side: 32 is below stages.high"),
+        ("runtime.devise", "cpu", "runtime.devise: no such key; did you mean 'device'?"),
+        ("sources", [1], "sources: input should be a valid dictionary"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_and_key(values, where, value, message):
+    *path, last = where.split(".")
+    place = values
+    for part in path:
+        place = place[part]
+    place[last] = value
+    with pytest.raises(UserError) as error:
+        validate(values, where="config.yaml")
+    assert f"config.yaml: {message}" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["a: [1", "- 1\n- 2", b"\xff\xfe"])
+def test_a_broken_file_is_named(tmp_path, content):
+    file = tmp_path / "my.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match="my.yaml"):
+        load(file)
+
+
+def test_overlays_merge_tables_and_replace_lists(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("schedule: [low_full]\nevaluation: {steps: 7}\n")
+    config = load(ROOT / "config.yaml", overlay)
+    assert config.schedule == ["low_full"] and config.evaluation.steps == 7 and config.evaluation.source == "coco"
+
+
+def test_a_slice_holds_no_runtime_or_report_key(values):
+    before = {step: _slices(validate(values), step) for step in ("collect", "encode", "train", "evaluate")}
+    changed = copy.deepcopy(values)
+    changed["runtime"] = {"device": "cpu", "sample_batch": 3, "gpus": 4}
+    changed["report"] = {"title": "other", "dollars_per_hour": 9.0}
+    assert {step: _slices(validate(changed), step) for step in before} == before
+
+
+def test_a_slice_changes_with_its_own_keys_alone(values):
+    changed = copy.deepcopy(values)
+    changed["stages"]["high_masked"]["learning_rate"] = 0.5
+    old, new = validate(values), validate(changed)
+    assert _slices(old, "train")["high_masked"] != _slices(new, "train")["high_masked"]
+    assert _slices(old, "train")["low_masked"] == _slices(new, "train")["low_masked"]
+    assert _slices(old, "encode") == _slices(new, "encode")
+
+
+def test_how_a_source_is_used_does_not_collect_it_again(values):
+    changed = copy.deepcopy(values)
+    changed["sources"]["scenes"].update(role="synthetic", caption="write", upscale=True)
+    assert _slices(validate(values), "collect") == _slices(validate(changed), "collect")
+
+
+def _slices(config: Config, step: str) -> dict[str, str]:
+    if step == "evaluate":
+        return {"": slice_for(config, step)}
+    names = config.schedule if step == "train" else config.training_sources()
+    return {name: slice_for(config, step, **{"stage" if step == "train" else "source": name}) for name in names}
+
+
+def test_a_slice_is_read_back_as_it_was_written(values):
+    text = slice_for(validate(values), "train", stage="high_full")
+    assert TrainSlice.parse(text).to_json() == text
+
+
+def test_a_wrong_slice_says_where(values):
+    with pytest.raises(UserError, match="--config: name: Field required"):
+        TrainSlice.parse("{}")
+
+
+def test_a_key_at_its_neutral_value_is_left_out():
+    class Grown(Slice):
+        old: int = result(1, "there from the start")
+        new: int = result(0, "added later")
+
+    Grown.model_fields["new"].json_schema_extra["neutral"] = 0
+    assert json.loads(Grown().to_json()) == {"old": 1}
+    assert json.loads(Grown(new=2).to_json()) == {"old": 1, "new": 2}
+
+
+def test_settings_come_from_the_record(tmp_path):
+    record = tmp_path / "run_config.json"
+    record.write_text(json.dumps(load(ROOT / "config.yaml").model_dump(mode="json")))
+    assert Settings.read(record).report.title == load(ROOT / "config.yaml").report.title
+    record.write_text("{}")
+    with pytest.raises(UserError, match="not a run's record"):
+        Settings.read(record)

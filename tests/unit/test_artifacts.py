@@ -1,0 +1,104 @@
+"""The on-disk contract: atomic writes, sidecars, Arrow shards, verification."""
+
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import artifacts
+from pipeline.artifacts import ArrowShard, atomic, fixed_size_list, read_json, read_sidecar, verify, write_sidecar
+from pipeline.errors import UserError
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    file = tmp_path / "a.bin"
+    file.write_text("old")
+    with pytest.raises(RuntimeError), atomic(file) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert file.read_text() == "old" and os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_full_write_replaces_what_was_there(tmp_path):
+    file = tmp_path / "new/a.bin"
+    with atomic(file) as temporary:
+        assert not file.exists()
+        temporary.write_text("whole")
+    assert file.read_text() == "whole" and os.listdir(file.parent) == ["a.bin"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
+def test_unreadable_json_names_the_file(tmp_path, content):
+    file = tmp_path / "x.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match="x.json"):
+        read_json(file)
+
+
+@pytest.fixture
+def sidecar(tmp_path):
+    data = tmp_path / "deep/00000.tar"
+    data.parent.mkdir()
+    data.write_bytes(b"12345")
+    return write_sidecar(tmp_path / "side/00000.json", "images", {"images": (data, 3)}, {"note": 1})
+
+
+def test_a_sidecar_is_read_back(sidecar):
+    found = read_sidecar(sidecar.path, "images")
+    assert found.rows("images") == 3 and found.file("images").read_bytes() == b"12345" and found.info == {"note": 1}
+
+
+def test_a_sidecar_holds_no_times(sidecar):
+    first = sidecar.path.read_bytes()
+    os.utime(sidecar.file("images"), (1, 1))
+    write_sidecar(sidecar.path, "images", {"images": (sidecar.file("images"), 3)}, {"note": 1})
+    assert sidecar.path.read_bytes() == first
+
+
+def test_a_missing_or_shortened_file_is_noticed(sidecar):
+    sidecar.file("images").write_bytes(b"123")
+    with pytest.raises(UserError, match="00000.tar: missing or changed"):
+        read_sidecar(sidecar.path, "images")
+    with pytest.raises(UserError, match="not a sidecar of kind 'captions'"):
+        read_sidecar(sidecar.path, "captions")
+
+
+def test_verify_finds_one_flipped_byte(sidecar, tmp_path):
+    assert list(verify(tmp_path)) == []
+    sidecar.file("images").write_bytes(b"12346")
+    assert "content differs" in next(verify(tmp_path))
+    sidecar.file("images").unlink()
+    assert "missing" in next(verify(tmp_path))
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(1, 40), batch=st.integers(1, 7), seed=st.integers(0, 99))
+def test_arrow_rows_come_back_bit_for_bit(tmp_path_factory, rows, batch, seed):
+    path = tmp_path_factory.mktemp("arrow") / "x.arrow"
+    values = np.random.default_rng(seed).normal(size=(rows, 2, 3, 3)).astype(np.float16)
+    schema = artifacts.latents_schema((2, 3, 3), {"model": "m"})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for start in range(0, rows, batch):
+            part = values[start : start + batch]
+            keys = pa.array([str(i) for i in range(start, start + len(part))])
+            writer.write_batch(pa.record_batch([keys, fixed_size_list(part)], schema=schema))
+    shard = ArrowShard(path, "latent")
+    assert len(shard) == rows and shard.shape == (2, 3, 3) and shard.info == {"model": "m"}
+    assert shard.keys == [str(i) for i in range(rows)]
+    assert all(np.array_equal(shard.row(i), values[i]) for i in range(rows))
+
+
+def test_a_cut_arrow_file_is_named(tmp_path):
+    (tmp_path / "x.arrow").write_bytes(b"ARROW1")
+    with pytest.raises(UserError, match="x.arrow: not a readable Arrow file"):
+        ArrowShard(tmp_path / "x.arrow", "latent")
+
+
+def test_json_keeps_the_given_order(tmp_path):
+    artifacts.write_json(tmp_path / "x.json", {"b": 1, "a": "é"})
+    assert list(json.loads((tmp_path / "x.json").read_text())) == ["b", "a"]

@@ -1,0 +1,82 @@
+"""Who may import whom. The table is the architecture; anything else fails."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.fingerprint import ROOT
+
+BASE = {"config", "artifacts", "runtime", "errors", "fingerprint"}
+ALLOWED = {
+    "errors": set(),
+    "fingerprint": set(),
+    "config": {"errors", "fingerprint"},
+    "artifacts": {"errors", "fingerprint"},
+    "runtime": {"errors"},
+    "model": set(),
+    "diffusion": set(),
+    "frozen": {"errors", "fingerprint", "artifacts"},
+    "metrics": {"errors", "artifacts", "frozen"},
+    "embedded": {"errors", "runtime", "frozen"},
+    "sources": BASE | {"embedded"},
+    "caption": BASE | {"frozen"},
+    "encode": BASE | {"frozen", "diffusion"},
+    "manifest": BASE,
+    "train": BASE | {"frozen", "model", "diffusion"},
+    "evaluate": BASE | {"frozen", "metrics", "model", "diffusion", "embedded"},
+    "export": BASE | {"frozen", "model", "diffusion"},
+    "report": BASE,
+}
+FILES = sorted(p for p in (ROOT / "pipeline").rglob("*.py") if p.name != "__main__.py" and p != ROOT / "pipeline/__init__.py")
+
+
+def _imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "pipeline")
+
+
+def _part(path):
+    return path.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_what_its_part_may(path):
+    part = _part(path)
+    for name in _imported(path):
+        assert name.split(".")[0] != "snakemake", f"{path} imports snakemake"
+        if name.startswith("pipeline."):
+            other = name.split(".")[1]
+            assert other == part or other in ALLOWED[part], f"{path}: {part} may not import {other}"
+
+
+@pytest.mark.parametrize("part", ["model", "diffusion"])
+def test_model_and_diffusion_import_torch_and_the_standard_library_alone(part):
+    for path in (ROOT / "pipeline" / part).rglob("*.py"):
+        for name in _imported(path):
+            top = name.split(".")[0]
+            assert top in {"torch", "pipeline"} or top in sys.stdlib_module_names, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("module", ["__main__", "sources.collect", "caption.captions", "manifest.build", "report.card", "report.page"])
+def test_light_steps_load_no_torch(module):
+    code = f"import sys, pipeline.{module}; sys.exit(' '.join({{'torch', 'diffusers', 'transformers'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_unsafe_loading_anywhere():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"pickle.load", "pickle.loads", "joblib.load", "eval", "exec", "os.system"}, path
+                if called == "torch.load":
+                    assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
+                assert not any(k.arg in ("shell", "trust_remote_code") and ast.unparse(k.value) == "True" for k in node.keywords), path

@@ -1,0 +1,73 @@
+"""A copy of the project that tests may run in and edit, and Snakemake as a user calls it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.fingerprint import ROOT
+
+SMOKE = Path("tests/workflow/smoke.yaml")
+
+
+class Project:
+    """A checkout in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        keep = shutil.ignore_patterns("__pycache__")
+        for name in ("pipeline", "workflow", "envs", "tests/workflow"):
+            shutil.copytree(ROOT / name, folder / name, ignore=keep)
+        for name in ("Snakefile", "config.yaml"):
+            shutil.copy(ROOT / name, folder / name)
+
+    def snakemake(self, *arguments: str, overlays: tuple[Path | str, ...] = (SMOKE,)) -> subprocess.CompletedProcess[str]:
+        configfiles = ["--configfile", *map(str, overlays)] if overlays else []
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        command = ["snakemake", "--cores", "2", *configfiles, *arguments]
+        return subprocess.run(command, cwd=self.folder, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+
+    def pipeline(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "pipeline", *arguments], cwd=self.folder, capture_output=True, text=True)
+
+    def planned(self, *overlays: Path | str, target: str = "all") -> Counter[str]:
+        """Jobs by rule that a run would start, without `all`."""
+        done = self.snakemake("--dry-run", "--", target, overlays=(SMOKE, *overlays))
+        assert done.returncode == 0, done.stdout + done.stderr
+        table = re.search(r"^job +count\n[- ]+\n(.*?)^total", done.stdout, re.M | re.S)
+        rows = (line.split() for line in table[1].splitlines()) if table else ()
+        return Counter({rule: int(count) for rule, count in rows if rule != "all"})
+
+    def overlay(self, name: str, text: str) -> Path:
+        file = self.folder / name
+        file.write_text(text)
+        return file
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project that has run nothing yet."""
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A project whose small run has ended. Do not change it: `clone` gives a copy."""
+    project = Project(tmp_path_factory.mktemp("finished") / "project")
+    done = project.snakemake()
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return project
+
+
+@pytest.fixture
+def clone(finished, tmp_path):
+    """A copy of the finished project with times kept, so that Snakemake takes it as it is."""
+    shutil.copytree(finished.folder, tmp_path / "clone", symlinks=True)
+    copy = object.__new__(Project)
+    copy.folder = tmp_path / "clone"
+    return copy

@@ -1,0 +1,29 @@
+"""A caption for every image: the given one, or one written by the captioner.
+
+REQUIRED INPUTS  results/data/{source}/{shard}.json
+OUTPUTS          results/captions/{source}/{shard}.parquet  a row an image, in the order of the shard
+                 results/captions/{source}/{shard}.json     sidecar
+"""
+
+
+rule caption:
+    input:
+        images="results/data/{source}/{shard}.json",
+    output:
+        sidecar="results/captions/{source}/{shard}.json",
+        captions="results/captions/{source}/{shard}.parquet",
+    log:
+        "results/logs/caption/{source}-{shard}.log",
+    benchmark:
+        "results/benchmarks/caption/{source}-{shard}.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
+    resources:
+        mem_mb=4000,
+        gpu=inference_gpu(),
+    params:
+        config=step_config("caption"),
+        code=code("pipeline.caption.captions"),
+    shell:
+        "python -m pipeline caption --config {params.config:q} --settings " + RUN_RECORD + " --images {input.images:q}"
+        " --out {output.sidecar:q} 2>&1 | tee {log:q}"

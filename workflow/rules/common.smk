@@ -1,0 +1,114 @@
+"""Functions that rules use: the validated configuration, slices of it, and inputs that depend on it.
+
+This is the only file of the workflow with Python functions.
+"""
+
+import sys
+from glob import glob
+
+sys.path.insert(0, workflow.basedir)
+
+from pipeline.config import slice_for, validate
+from pipeline.errors import UserError
+from pipeline.fingerprint import code_fingerprint, digest
+
+RUN_RECORD = "results/run_config.json"  # for the record, and for keys that cause no rerun; no rule has it as input
+
+
+def validated():
+    """The configuration, or one line that names the file and key."""
+    try:
+        return validate(config, where=", ".join(map(str, workflow.configfiles)))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+CONFIG = validated()
+FINAL_STAGE = CONFIG.schedule[-1]
+
+
+wildcard_constraints:
+    source="|".join(CONFIG.sources),
+    stage="|".join(CONFIG.stages),
+    shard=r"\d{5}",
+
+
+def write_run_record():
+    """Runtime and report keys reach the steps through this file."""
+    from pathlib import Path
+
+    from pipeline.artifacts import write_json
+
+    write_json(Path(RUN_RECORD), CONFIG.model_dump(mode="json"))
+
+
+def step_config(step):
+    """Param function: the step's slice of the configuration as one canonical JSON string."""
+
+    def params(wildcards):
+        chosen = {key: value for key, value in wildcards.items() if key in ("source", "stage")}
+        return slice_for(CONFIG, step, **chosen)
+
+    return params
+
+
+def code(module):
+    """Param: hash of a step's code without comments and docstrings, so that a change of what it does reruns it."""
+    return code_fingerprint(module)
+
+
+def sharded(pattern, sources):
+    """Expand {source} and {shard} of a pattern for all shards of the sources."""
+    return [
+        pattern.format(source=source, shard=f"{shard:05d}") for source in sources for shard in range(CONFIG.sources[source].shards)
+    ]
+
+
+def source_files(wildcards):
+    """Input function: files of a source whose change means collecting it again. A missing path is the step's to report."""
+    source = CONFIG.sources[wildcards.source]
+    if source.kind == "coco":
+        files = [source.annotations] + ([source.attributes] if source.attributes else [])
+    elif source.kind == "webdataset":
+        files = sorted(glob(source.path))
+    elif source.kind == "folder":
+        files = sorted(glob(f"{glob_escape(source.path)}/metadata.*"))
+    else:
+        files = []
+    return [file for file in files if file.startswith("results/") or os.path.exists(file)]
+
+
+def glob_escape(path):
+    return "".join(f"[{char}]" if char in "*?[" else char for char in path)
+
+
+def stage_shards(pattern):
+    """Input function: a file for every shard that a stage trains on."""
+    return lambda wildcards: sharded(pattern, CONFIG.stage_sources(wildcards.stage))
+
+
+def parent_summary(wildcards):
+    """Input function: summary of the stage before, none for the first."""
+    parent = CONFIG.parent(wildcards.stage)
+    return [f"results/train/{parent}/summary.json"] if parent else []
+
+
+def parent_option(wildcards, input):
+    """Param function: `--parent FOLDER`, or nothing."""
+    return ["--parent", os.path.dirname(input.parent[0])] if input.parent else []
+
+
+def all_stages(pattern):
+    """Expand {stage} over the schedule."""
+    return [pattern.format(stage=stage) for stage in CONFIG.schedule]
+
+
+def inference_gpu():
+    """Resource: one GPU for inference where the run has any."""
+    return min(1, CONFIG.runtime.gpus)
+
+
+def launcher():
+    """Resource: how training processes start. A resource, since the number of GPUs must not cause a rerun."""
+    gpus = CONFIG.runtime.gpus
+    return f"torchrun --standalone --nproc-per-node {gpus}" if gpus > 1 else "python"

@@ -1,0 +1,73 @@
+"""Zero-shot evaluation of a trained stage on a COCO-format set, and the trained model as a folder.
+
+REQUIRED INPUTS  results/train/{stage}/, shards and captions of the evaluation source
+OUTPUTS          results/eval/{stage}/card.json, samples.png, gallery.json
+                 results/fid_coco.json  the card of the run: scores, what made them, seconds and cost
+                 results/model/         weights and config of the last stage
+"""
+
+
+rule evaluate:
+    input:
+        images=sharded("results/data/{source}/{shard}.json", [CONFIG.evaluation.source]),
+        captions=sharded("results/captions/{source}/{shard}.json", [CONFIG.evaluation.source]),
+        summary="results/train/{stage}/summary.json",
+    output:
+        card="results/eval/{stage}/card.json",
+        samples=report("results/eval/{stage}/samples.png", category="Evaluation"),
+        gallery="results/eval/{stage}/gallery.json",
+    log:
+        "results/logs/evaluate/{stage}.log",
+    benchmark:
+        "results/benchmarks/evaluate/{stage}.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: 64
+    resources:
+        mem_mb=8000,
+        gpu=inference_gpu(),
+    params:
+        config=step_config("evaluate"),
+        code=code("pipeline.evaluate.evaluate"),
+        images=lambda wildcards, input: [f"--images={file}" for file in input.images],
+        captions=lambda wildcards, input: [f"--captions={file}" for file in input.captions],
+    shell:
+        "python -m pipeline evaluate --config {params.config:q} --settings " + RUN_RECORD + " {params.images:q} {params.captions:q}"
+        " --weights results/train/{wildcards.stage} --work results/work/eval/{wildcards.stage}"
+        " --out results/eval/{wildcards.stage} 2>&1 | tee {log:q}"
+
+
+rule card:
+    input:
+        evaluation=f"results/eval/{FINAL_STAGE}/card.json",
+        stages=all_stages("results/train/{stage}/summary.json"),
+    output:
+        report("results/fid_coco.json", category="Evaluation"),
+    log:
+        "results/logs/card.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    localrule: True
+    params:
+        code=code("pipeline.report.card"),
+        stages=lambda wildcards, input: [f"--stages={file}" for file in input.stages],
+    shell:
+        "python -m pipeline card --settings " + RUN_RECORD + " --evaluation {input.evaluation:q} {params.stages:q}"
+        " --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule model:
+    input:
+        f"results/train/{FINAL_STAGE}/summary.json",
+    output:
+        config="results/model/config.json",
+        weights="results/model/model.safetensors",
+    log:
+        "results/logs/model.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        code=code("pipeline.export.trained"),
+        weights=f"results/train/{FINAL_STAGE}",
+    shell:
+        "python -m pipeline model --weights {params.weights:q} --out results/model 2>&1 | tee {log:q}"

@@ -1,0 +1,63 @@
+"""Training, one job a stage, each from the weights of the stage before.
+
+REQUIRED INPUTS  results/encoded/{source}/{shard}.json of the stage's sources
+OUTPUTS          results/manifests/{stage}.json, .arrow  which samples the stage trains on, and why not the others
+                 results/train/{stage}/                  weights, summary, metrics, sample grid
+
+Checkpoints lie in results/work/train/{stage}/, undeclared: Snakemake deletes declared outputs of a job that fails.
+The same command goes on from the last one. Training has no code param: days of GPU are not repeated for an edit;
+summary.json records the commit.
+"""
+
+
+rule manifest:
+    input:
+        encoded=stage_shards("results/encoded/{source}/{shard}.json"),
+        evaluation=sharded("results/data/{source}/{shard}.json", [CONFIG.evaluation.source]),
+    output:
+        manifest="results/manifests/{stage}.json",
+        index="results/manifests/{stage}.arrow",
+    log:
+        "results/logs/manifest/{stage}.log",
+    benchmark:
+        "results/benchmarks/manifest/{stage}.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        config=step_config("manifest"),
+        code=code("pipeline.manifest.build"),
+        encoded=lambda wildcards, input: [f"--encoded={file}" for file in input.encoded],
+        evaluation=lambda wildcards, input: [f"--evaluation={file}" for file in input.evaluation],
+    shell:
+        "python -m pipeline manifest --config {params.config:q} {params.encoded:q} {params.evaluation:q}"
+        " --out {output.manifest:q} 2>&1 | tee {log:q}"
+
+
+rule train:
+    input:
+        manifest="results/manifests/{stage}.json",
+        parent=parent_summary,
+    output:
+        summary="results/train/{stage}/summary.json",
+        model="results/train/{stage}/model.safetensors",
+        ema="results/train/{stage}/ema.safetensors",
+        optimizer="results/train/{stage}/optimizer.safetensors",
+        metrics="results/train/{stage}/metrics.jsonl",
+        samples=report("results/train/{stage}/samples.png", category="Training", labels={"stage": "{stage}"}),
+    log:
+        "results/logs/train/{stage}.log",
+    benchmark:
+        "results/benchmarks/train/{stage}.tsv"
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: 64  # all there are: Snakemake lowers it to --cores
+    resources:
+        mem_mb=8000,
+        gpu=CONFIG.runtime.gpus,
+        launch=launcher(),
+    params:
+        config=step_config("train"),
+        parent=parent_option,
+    shell:
+        "{resources.launch} -m pipeline train --config {params.config:q} --settings " + RUN_RECORD + " --manifest {input.manifest:q}"
+        " {params.parent:q} --work results/work/train/{wildcards.stage} --out results/train/{wildcards.stage} 2>&1 | tee {log:q}"
