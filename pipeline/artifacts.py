@@ -29,7 +29,7 @@ LEDGER = pa.schema(
         ("origin", pa.string()),  # file or archive member it was read from
         ("status", pa.string()),  # ok | bad
         ("reason", pa.string()),  # class of the failure, null if ok
-        ("detail", pa.string()),  # the failure in words, null if ok
+        ("detail", pa.string()),  # the failure in words; of an ok sample, what was passed over
         ("sha256", pa.string()),  # of the bytes as received
         ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
         ("width", pa.int32()),  # as received, upright, in pixels
@@ -107,9 +107,9 @@ def _chunk_values(chunk: pa.FixedSizeListArray, shape: tuple[int, ...]) -> np.nd
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -118,7 +118,8 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room or fix permissions and run again") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -60,12 +60,14 @@ class _Lines:
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str = "images") -> Iterator[tqdm]:
-    """A progress bar on a terminal, a line every few seconds in a log. `bar.update(n)` counts on."""
+def progress(what: str, total: int, unit: str = "images", initial: int = 0, shown: bool = True) -> Iterator[tqdm]:
+    """A progress bar on a terminal, a line every few seconds in a log. `bar.update(n)` counts on from `initial`."""
     terminal = sys.stderr.isatty()
     bar = tqdm(
         desc=what,
         total=total,
+        initial=initial,
+        disable=not shown,
         unit=f" {unit}",
         file=sys.stderr if terminal else _Lines(sys.stderr),
         mininterval=0.2 if terminal else 5.0,

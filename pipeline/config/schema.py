@@ -192,14 +192,14 @@ class Evaluation(Section):
     """Zero-shot evaluation on a COCO-format set."""
 
     source: Name = result(doc="source with role `evaluation`")
-    images: int | None = result(None, "images to sample, one a caption, in the order of image ids; null: all of the set", ge=2)
+    images: int | None = result(None, "images to sample, one a caption, in the order of image ids; null: all of the set", ge=4)
     features: str = result("inception", "feature network of FID and KID: `inception`, or a CLIP model as in `models`")
     clip_score: ModelRef = result("embedded:clip", "CLIP model of the CLIP score")
     resize: Literal["clean", "legacy_pytorch"] = result("clean", "clean-fid's resizing mode")
-    steps: int = result(30, "Heun steps", ge=1)
+    steps: int = result(30, "Heun steps", ge=2)
     guidance: float = result(5.0, "classifier-free guidance scale; 1 is none", ge=0)
     seed: int = result(0, "seed of the initial noise", ge=0)
-    untrained_images: int = result(0, "images sampled from the untrained model for the ceiling; 0: none", ge=0)
+    untrained_images: int = result(0, "images of the untrained model for the ceiling, at most one a caption; 0: none", ge=0)
 
 
 class Runtime(Section):

@@ -13,13 +13,13 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from pipeline.embedded.readout import ReadOut, targets_of
 from pipeline.embedded.scenes import WORDINGS, caption
-from pipeline.embedded.training import optimise, pixels, scenes_of, write_card
+from pipeline.embedded.training import matrices_and_others, optimise, pixels, scenes_of, write_card
 from pipeline.embedded.wordpieces import build_tokenizer
 
 TEXT_TOKENS = 24
 WIDTH = 64
 TWO_OBJECT_SHARE = 0.4
-PEAK = 2e-3
+ADAMW_PEAK, MUON_PEAK = 2e-3, 1e-2
 
 
 def build(tokenizer) -> CLIPModel:
@@ -56,8 +56,8 @@ def train(out_folder: Path, seed: int = 0, steps: int = 1500, batch: int = 96) -
         unsized = targets_of(scenes, torch.tensor(sized))
         return _loss(model, readout, degrade(pixels(scenes, 64), step), ids, targets, unsized)
 
-    parameters = [*model.parameters(), *readout.parameters()]
-    seconds = optimise("clip", iter(parameters), loss_at, steps, PEAK, weight_decay=0.05)
+    parameters = matrices_and_others([model, readout])
+    seconds = optimise("clip", *parameters, loss_at, steps, MUON_PEAK, ADAMW_PEAK, weight_decay=0.05)
     folder = Path(out_folder)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -7,13 +7,14 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.embedded.muon import Muon
 from pipeline.embedded.scenes import Scene, draw_scene, render
 
 REPORT_EVERY = 100
@@ -36,40 +37,72 @@ def images(batch: torch.Tensor) -> np.ndarray:
     return scaled.permute(0, 2, 3, 1).to(torch.uint8).numpy()
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over the first 5 % of the steps, then a cosine down to 1 % of the peak."""
+def learning_rate(step: int, steps: int) -> float:
+    """Share of the peak rate: linear warm-up over the first 5 % of the steps, then a cosine down to 1 %."""
     warm_up = max(1, steps // 20)
     if step < warm_up:
-        return peak * (step + 1) / warm_up
+        return (step + 1) / warm_up
     progress = (step - warm_up) / max(1, steps - warm_up)
-    return peak * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
 
 
 def optimise(
     name: str,
-    parameters: Iterator[torch.nn.Parameter],
+    matrices: Iterable[torch.nn.Parameter],
+    others: Iterable[torch.nn.Parameter],
     loss_at: Callable[[int], tuple[torch.Tensor, dict[str, float]]],
     steps: int,
-    peak: float,
+    muon_peak: float,
+    adamw_peak: float,
     weight_decay: float = 0.0,
 ) -> float:
-    """Minimise `loss_at(step) -> (loss, numbers to show)` with AdamW; returns the seconds it took."""
-    parameters = list(parameters)
-    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=weight_decay)
+    """Minimise `loss_at(step) -> (loss, numbers to show)`, matrices by Muon, the others by AdamW.
+
+    Returns the seconds it took.
+    """
+    matrices, others = list(matrices), list(others)
+    parameters = matrices + others
+    optimisers = [
+        (Muon(matrices, lr=muon_peak), muon_peak),
+        (torch.optim.AdamW(others, lr=adamw_peak, betas=(0.9, 0.98), weight_decay=weight_decay), adamw_peak),
+    ]
     start = time.perf_counter()
     for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
         loss, shown = loss_at(step)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        _update(optimisers, parameters, loss, learning_rate(step, steps))
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == steps:
             numbers = "  ".join(f"{key} {value:.4f}" for key, value in shown.items())
             seconds = time.perf_counter() - start
             print(f"{name}: step {step + 1}/{steps}  {seconds:.0f} s  loss {loss.item():.4f}  {numbers}", flush=True)
     return time.perf_counter() - start
+
+
+def matrices_and_others(
+    modules: Iterable[torch.nn.Module],
+) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Weights of linear layers and convolutions, and every other parameter."""
+    matrices, others = [], []
+    for part in (part for module in modules for part in module.modules()):
+        for name, parameter in part.named_parameters(recurse=False):
+            mixes = isinstance(part, torch.nn.Linear | torch.nn.Conv2d) and name == "weight"
+            (matrices if mixes else others).append(parameter)
+    return matrices, others
+
+
+def _update(
+    optimisers: list[tuple[torch.optim.Optimizer, float]],
+    parameters: list[torch.nn.Parameter],
+    loss: torch.Tensor,
+    rate: float,
+) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    for optimiser, peak in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate * peak
+        optimiser.step()
 
 
 def write_card(folder: Path, **facts: Any) -> None:

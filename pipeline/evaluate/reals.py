@@ -17,8 +17,10 @@ from PIL import Image
 from pipeline.artifacts import read_sidecar
 from pipeline.errors import UserError
 from pipeline.fingerprint import canonical_json
+from pipeline.frozen.pixels import CROP, square
+from pipeline.metrics.fid import LEAST_IMAGES
 
-PREPARATION = "centre crop to the short side, bicubic to the sampled resolution, no JPEG, then the resize mode"
+PREPARATION = f"stored image, {CROP} crop to the sampled resolution, then the resize mode"
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,12 @@ class Real:
         return str(int(self.key)) if self.key.isdecimal() else self.key
 
     def pixels(self, px: int) -> np.ndarray:
-        """[px, px, 3] uint8: the square in the centre, resized."""
+        """[px, px, 3] uint8: cropped as for training."""
         with open(self.tar, "rb") as file:
             file.seek(self.offset)
             content = file.read(self.size)
         with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(centre_square(image.convert("RGB"), px))
-
-
-def centre_square(image: Image.Image, px: int) -> Image.Image:
-    """The centred square of the short side's length, bicubic to px × px."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side)).resize((px, px), Image.Resampling.BICUBIC)
+            return np.array(square(image, px))
 
 
 def read_reals(images: list[Path], captions: list[Path]) -> list[Real]:
@@ -92,12 +87,12 @@ def _samples(tar: Path) -> Iterator[tuple[dict[str, Any], tarfile.TarInfo]]:
                 meta, image = None, None
 
 
-def with_captions(reals: list[Real], count: int) -> list[Real]:
-    """The first `count` images with a caption. Raises: UserError if there are fewer."""
+def with_captions(reals: list[Real], count: int | None) -> list[Real]:
+    """The first `count` images with a caption, or all of them. Raises: UserError if there are too few."""
     captioned = [real for real in reals if real.caption]
-    if len(captioned) < count:
-        raise UserError(f"evaluation.images: {count}, but the evaluation set has {len(captioned)} captioned images of "
-                        f"{len(reals)}; set it to {len(captioned)} or fewer")
+    if len(captioned) < (count or LEAST_IMAGES):
+        raise UserError(f"evaluation.images: {count or 'all'}, but only {len(captioned)} of the {len(reals)} images of the "
+                        f"evaluation set have a caption; give at least {count or LEAST_IMAGES}, or lower it to what there is")
     return captioned[:count]
 
 

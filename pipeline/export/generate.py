@@ -11,20 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from pipeline.artifacts import atomic
 from pipeline.diffusion import EDM, normals, sample
 from pipeline.errors import UserError
 from pipeline.export.folder import CONFIG, load_model_folder
-from pipeline.model import MicroDiT, at_resolution, weights_at
+from pipeline.frozen.text import TextEncoder, load_text_encoder
+from pipeline.frozen.vae import Vae, load_vae
+from pipeline.model import MicroDiT, MicroDiTConfig, at_resolution, weights_at
 from pipeline.runtime import pick_device, progress
 
 SLUG_LENGTH = 48
+# What the official checkpoints were trained with: named in errors, never chosen for the user.
+PAPER_VAE = "the SDXL VAE"
+PAPER_TEXT_ENCODER = "apple/DFN5B-CLIP-ViT-H-14-378"
 GAP_PX = 2  # white space between the pictures of a grid
 
 
@@ -74,8 +77,8 @@ class Artist:
 
     network: MicroDiT
     edm: EDM
-    text_encoder: Any
-    vae: Any
+    text_encoder: TextEncoder
+    vae: Vae
     px: int
     device: torch.device
 
@@ -84,12 +87,14 @@ class Artist:
         """Raises: UserError if the folder or a frozen model it names is missing, or it cannot draw at `px`."""
         config, state, edm, info = load_model_folder(folder)
         vae, text_encoder = _frozen(folder, info, device)
-        px = px or info["px"]
-        side = px // vae.factor
+        _check_fit(folder, config, vae, text_encoder)
+        trained_px = config.input_size * vae.factor
+        px = px or trained_px
         if px % (vae.factor * config.patch_size):
-            raise UserError(f"--px {px}: must be a multiple of {vae.factor * config.patch_size}; the model was trained at {info['px']}")
-        if side != config.input_size:
-            config = at_resolution(config, side)
+            multiple = vae.factor * config.patch_size
+            raise UserError(f"--px {px}: must be a multiple of {multiple}; the model was trained at {trained_px}")
+        if px != trained_px:
+            config = at_resolution(config, px // vae.factor)
             state = weights_at(config, state)
         network = MicroDiT.from_state(config, state).to(device).eval()
         return cls(network, edm, text_encoder, vae, px, device)
@@ -109,12 +114,39 @@ class Artist:
         shape = (config.in_channels, config.input_size, config.input_size)
         numbers = torch.tensor([drawing.number for drawing in drawings])
         noise = normals(seed, "generate", numbers, math.prod(shape)).unflatten(1, shape).to(self.device)
-        text = self._text([drawing.prompt for drawing in drawings])
+        text, _ = self.text_encoder.encode([drawing.prompt for drawing in drawings])
         latents = sample(self.network, noise, text, self.edm, steps, guidance, self.network.encode_text)
-        return self._pixels(latents)
+        pixels = (self.vae.decode(latents) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(picture) for picture in pixels]
+
+
+def _frozen(folder: Path, info: dict[str, Any], device: torch.device) -> tuple[Vae, TextEncoder]:
+    """The frozen models that config.json names."""
+    for key, example in (("vae", PAPER_VAE), ("text_encoder", PAPER_TEXT_ENCODER)):
+        if not info.get(key):
+            raise UserError(
+                f'{folder / CONFIG}: {key} is not named; add "{key}": "hf:OWNER/NAME@COMMIT" or a local folder, '
+                f"the one the model was trained with (official checkpoints: {example})"
+            )
+    return load_vae(info["vae"], device), load_text_encoder(info["text_encoder"], info.get("text_tokens"), device)
+
+
+def _check_fit(folder: Path, config: MicroDiTConfig, vae: Vae, text_encoder: TextEncoder) -> None:
+    """Raises: UserError if the frozen models' latents or text have another shape than the network takes."""
+    length, width = text_encoder.shape
+    for key, found, needed in (
+        ("vae", f"{vae.channels} latent channels", f"{config.in_channels} latent channels"),
+        ("text_encoder", f"{length}x{width} text", f"{config.caption_length}x{config.caption_channels} text"),
+    ):
+        if found != needed:
+            raise UserError(
+                f"{folder / CONFIG}: {key} gives {found}, the model takes {needed}; name the one it was trained with"
+            )
 
 
 def _check(prompts: Sequence[str], out: Path, model: Path, steps: int) -> None:
+    if not prompts:
+        raise UserError("no prompt; say what to draw")
     for place, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise UserError(f"prompt {place}: is empty; say what to draw")

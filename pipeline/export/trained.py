@@ -1,6 +1,7 @@
 """Model folders out of a trained stage or an official checkpoint, and back."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
@@ -8,11 +9,80 @@ from safetensors.torch import load_file
 
 from pipeline.artifacts import read_json
 from pipeline.config.schema import ModelRef
-from pipeline.config.steps import TrainSlice
 from pipeline.diffusion import EDM
 from pipeline.errors import UserError
+from pipeline.export import official
 from pipeline.export.folder import load_model_folder, save_model_folder
-from pipeline.export.official import export_official, import_official
 from pipeline.model import MicroDiTConfig
 
-OFFICIAL_VAE_FACTOR = 8  # image pixels a latent pixel of the VAEs that the official checkpoints were trained with
+OFFICIAL_FACTOR = 8  # pixels a latent pixel spans in the autoencoders of all official checkpoints
+
+
+def run(weights: Path, out: Path) -> None:
+    """The averaged weights of a finished stage as the model folder `out`: model.safetensors and a config.json with the
+    architecture, the noise levels, the resolution, the frozen models and where the weights came from.
+
+    Raises: UserError naming the file that is missing or does not fit.
+    """
+    card, file = read_json(weights / "summary.json"), weights / "ema.safetensors"
+    try:
+        config, edm = MicroDiTConfig.from_dict(card["model"]), EDM.from_dict(card["diffusion"])
+        info = _provenance(card)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{weights / 'summary.json'}: not a stage's summary ({error}); train that stage again"
+        ) from error
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: not readable ({error}); train that stage again") from error
+    save_model_folder(out, config, state, info, edm)
+
+
+def _provenance(card: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "px": card["config"]["stage"]["px"],
+        "vae": card["vae"],
+        "text_encoder": card["text_encoder"],
+        "text_tokens": card["config"]["text_tokens"],
+        "trained": {
+            "stage": card["stage"],
+            "images": card["images_seen_total"],
+            "fingerprint": card["fingerprint"],
+            "weights": "ema",
+            "git_commit": card["git_commit"],
+        },
+    }
+
+
+def import_checkpoint(checkpoint: Path, out: Path, vae: str, text_encoder: str) -> None:
+    """An official checkpoint (.pt) as the model folder `out`. An empty `vae` or `text_encoder` stays null in its
+    config.json: the tensors do not say which models they were trained with, and `generate` asks for them.
+
+    Raises: UserError for a file that is no such checkpoint, or a reference that is none.
+    """
+    frozen = {"vae": _reference("--vae", vae), "text_encoder": _reference("--text-encoder", text_encoder)}
+    config, state = official.import_official(checkpoint)
+    info = {
+        "px": config.input_size * OFFICIAL_FACTOR,
+        **frozen,
+        "text_tokens": config.caption_length,
+        "trained": {"imported": checkpoint.name},
+    }
+    save_model_folder(out, config, state, info)
+
+
+def _reference(option: str, value: str) -> str | None:
+    try:
+        return TypeAdapter(ModelRef).validate_python(value) or None
+    except ValidationError as error:
+        raise UserError(f"{option}: {error.errors()[0]['ctx']['error']}") from error
+
+
+def export_checkpoint(model: Path, out: Path) -> None:
+    """A model folder as a checkpoint with the official names (.pt).
+
+    Raises: UserError if the folder is no model, or `out` cannot be written.
+    """
+    folder = load_model_folder(model)
+    official.export_official(folder.config, folder.state, out)

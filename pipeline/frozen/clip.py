@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.frozen.models import load_part, load_weights, locate
+from pipeline.frozen.models import load_part, load_tokenizer, load_weights, locate
 from pipeline.frozen.pixels import square, unit_tensor
 
 
@@ -45,7 +45,7 @@ def load_clip(ref: str, device: torch.device) -> Clip:
     place = locate(ref)
     if place.config.get("model_type") != "clip":
         raise place.fault(f"is a {place.class_name}, a transformers CLIPModel is needed")
-    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+    from transformers import AutoImageProcessor, CLIPModel
 
     model = load_weights(place, CLIPModel, device)
-    return Clip(model, load_part(place, AutoTokenizer), load_part(place, AutoImageProcessor))
+    return Clip(model, load_tokenizer(place), load_part(place, AutoImageProcessor))

@@ -1,10 +1,11 @@
 """Where a frozen model lies, what identifies it, and how its weights are read.
 
-A reference is `embedded:NAME` (a folder of pipeline/embedded), a local folder, or `hf:OWNER/NAME@COMMIT`. Only
+A reference is `embedded:NAME` (a folder of pipeline/embedded), a local folder, or `hf:OWNER/NAME@REVISION`. Only
 safetensors are read and no code that comes with a model is run. Nothing here imports torch.
 """
 
 import hashlib
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ CARD = "card.json"  # how an embedded model was trained: no part of the model
 
 @dataclass(frozen=True)
 class Place:
-    """A model that was found. `name` is what from_pretrained takes: a folder, or OWNER/NAME with a `revision`."""
+    """A model that was found. `name` is what from_pretrained takes: a folder, or OWNER/NAME at a `revision`, which
+    is a commit also where the reference names a branch or tag."""
 
     ref: str
     name: str
@@ -35,7 +37,9 @@ class Place:
 
     @property
     def class_name(self) -> str:
-        return self.config.get("_class_name") or (self.config.get("architectures") or [self.config.get("model_type", "unknown")])[0]
+        """As diffusers or transformers write it."""
+        named = self.config.get("_class_name") or self.config.get("model_type", "model of an unknown class")
+        return (self.config.get("architectures") or [named])[0]
 
     @property
     def folder(self) -> Path:
@@ -65,7 +69,7 @@ def locate(ref: str) -> Place:
     if embedded:
         raise UserError(f"model '{ref}': no such embedded model; there are {', '.join(embedded_models()) or 'none'}")
     missing = "no config.json in this folder" if folder.is_dir() else "no such folder"
-    raise UserError(f"model '{ref}': {missing}; give a folder made by save_pretrained, embedded:NAME or hf:OWNER/NAME@COMMIT")
+    raise UserError(f"model '{ref}': {missing}; give a folder made by save_pretrained, embedded:NAME or hf:OWNER/NAME@REVISION")
 
 
 def embedded_models() -> list[str]:
@@ -85,10 +89,16 @@ def _locate_hub(ref: str) -> Place:
         except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
             cause = error
         else:
-            return Place(ref, name, revision, subfolder, read_json(Path(file)))
+            return Place(ref, name, _commit(file), subfolder, read_json(Path(file)))
     raise UserError(
         f"model '{ref}': no config.json at this revision, neither on the hub nor in the local cache ({_first_line(cause)})"
     ) from cause
+
+
+def _commit(file: str) -> str:
+    """The commit of a file in the hub's cache, …/snapshots/COMMIT/…"""
+    parts = Path(file).parts
+    return parts[len(parts) - parts[::-1].index("snapshots")]
 
 
 def identity(ref: str) -> dict[str, Any]:
@@ -116,8 +126,8 @@ def content(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def label(model: dict[str, Any]) -> str:
-    """An identity in one word: the reference, with a short hash unless it names a commit."""
-    return model["ref"] if "revision" in model else f"{model['ref']}@{model['sha256'][:12]}"
+    """An identity in one word: the name and a short commit or hash."""
+    return f"{model['ref'].partition('@')[0]}@{model.get('revision', model.get('sha256'))[:12]}"
 
 
 def short_id(model: dict[str, Any], **facts: Any) -> str:
@@ -131,15 +141,25 @@ def load_weights(place: Place, cls: Any, device: "torch.device", **options: Any)
     Raises: UserError if the weights are missing, incomplete or of another class.
     """
     import torch
+    from safetensors import SafetensorError
 
+    _quiet(cls)
     try:
         model, report = cls.from_pretrained(**place.options(), **options, use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise place.fault(f"cannot be loaded as {cls.__name__} from safetensors: {_first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
-        raise place.fault(f"is a {place.class_name} without {len(missing)} weights that {cls.__name__} needs, such as {missing[0]}")
+        what = f"{len(missing)} weights that {cls.__name__} needs, such as {missing[0]}"
+        raise place.fault(f"is a {place.class_name} without {what}")
     return model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def _quiet(cls: Any) -> None:
+    """No progress bars and reports of unused weights in the logs: what matters is checked and raised."""
+    logging = importlib.import_module(f"{cls.__module__.partition('.')[0]}.utils.logging")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def load_part(place: Place, cls: Any, **options: Any) -> Any:
@@ -148,6 +168,16 @@ def load_part(place: Place, cls: Any, **options: Any) -> Any:
         return cls.from_pretrained(**place.options(), **options, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise place.fault(f"no {cls.__name__.removeprefix('Auto').lower()} beside the weights: {_first_line(error)}") from error
+
+
+def load_tokenizer(place: Place) -> Any:
+    """Raises: UserError if its files are missing, in which case transformers may make one without any words."""
+    from transformers import AutoTokenizer
+
+    tokenizer = load_part(place, AutoTokenizer)
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise place.fault("no tokenizer beside the weights; save it there too")
+    return tokenizer
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.frozen.models import load_part, load_weights, locate
+from pipeline.frozen.models import load_tokenizer, load_weights, locate
 
 
 class TextEncoder:
@@ -38,10 +38,10 @@ def load_text_encoder(ref: str, tokens: int | None, device: torch.device) -> Tex
     place = locate(ref)
     if place.config.get("model_type") not in ("clip", "clip_text_model"):
         raise place.fault(f"is a {place.class_name}, models.text_encoder takes a transformers CLIPTextModel or CLIPModel")
-    from transformers import AutoTokenizer, CLIPTextModel
+    from transformers import CLIPTextModel
 
     model = load_weights(place, CLIPTextModel, device)
     positions = model.config.max_position_embeddings
     if tokens is not None and not 2 <= tokens <= positions:
         raise place.fault(f"has {positions} positions; models.text_tokens must be between 2 and {positions}, found {tokens}")
-    return TextEncoder(model, load_part(place, AutoTokenizer), tokens or positions)
+    return TextEncoder(model, load_tokenizer(place), tokens or positions)

@@ -7,11 +7,12 @@ from pipeline.frozen.models import load_weights, locate
 
 
 class Vae:
-    """`channels` of a latent, `factor` = pixels a latent pixel spans, `scaling` by which latents leave and enter."""
+    """`channels` of a latent, `factor` = pixels a latent pixel spans, `scaling` = what latents are multiplied by."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         config = model.config
         self._model = model
+        self.device: torch.device = model.device
         self.channels: int = config.latent_channels
         self.factor: int = 2 ** (len(config.block_out_channels) - 1)
         self.scaling: float = config.scaling_factor
@@ -20,20 +21,20 @@ class Vae:
         self._gain = self.scaling / self._per_channel(config.latents_std or 1.0)
 
     def _per_channel(self, value: float | list[float]) -> Tensor:
-        return torch.as_tensor(value, device=self._model.device, dtype=torch.float32).reshape(1, -1, 1, 1)
+        return torch.as_tensor(value, device=self.device, dtype=torch.float32).reshape(1, -1, 1, 1)
 
     @torch.no_grad()
     def encode(self, images: Tensor, noise: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1] and standard normals [B, C, h, w] to latents [B, C, h, w]: one sample of the
         posterior, drawn with the given normals, so that a latent does not depend on its batch."""
-        posterior = self._model.encode(images.to(self._model.device)).latent_dist
-        z = posterior.mean + posterior.std * noise.to(self._model.device)
+        posterior = self._model.encode(images.to(self.device)).latent_dist
+        z = posterior.mean + posterior.std * noise.to(self.device)
         return (z - self._shift) * self._gain
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, h, w] to images [B, 3, H, W] in [0, 1]."""
-        z = latents.to(self._model.device, torch.float32) / self._gain + self._shift
+        z = latents.to(self.device, torch.float32) / self._gain + self._shift
         return (self._model.decode(z).sample / 2 + 0.5).clamp(0, 1)
 
 

@@ -18,9 +18,12 @@ import numpy as np
 
 from pipeline.artifacts import sha256_file
 from pipeline.errors import UserError
+from pipeline.frozen.models import identity
 
 if TYPE_CHECKING:
     import torch
+
+    from pipeline.frozen.clip import Clip
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION_FILE}"
@@ -34,7 +37,7 @@ class FeatureNetwork:
     """A frozen network with pooled features. `extract` maps pixels [B, 3, px, px] float32 in 0…255 to [B, width]."""
 
     name: str
-    identity: str  # hash of the weights
+    identity: str  # hash of the weights, or the hub's commit
     px: int
     width: int
     extract: "Callable[[torch.Tensor], torch.Tensor]"
@@ -64,6 +67,13 @@ def inception(device: "torch.device") -> FeatureNetwork:
 
     network = InceptionV3W(str(file.parent), download=False, resize_inside=False).to(device).eval()
     return FeatureNetwork("inception", INCEPTION_SHA256, INCEPTION_PX, INCEPTION_WIDTH, network)
+
+
+def clip_tower(ref: str, clip: "Clip") -> FeatureNetwork:
+    """The image tower of a CLIP loaded from `ref`; the features are its projected embeddings, not normalised."""
+    known = identity(ref)
+    return FeatureNetwork(ref, known.get("sha256") or known["revision"], clip.size, clip.width,
+                          lambda pixels: clip.image_features(pixels / 255))
 
 
 def resizer(mode: str, px: int) -> Callable[[np.ndarray], np.ndarray]:

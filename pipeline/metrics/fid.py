@@ -22,9 +22,9 @@ class Gaussian(NamedTuple):
 
 
 def gaussian(features: np.ndarray) -> Gaussian:
-    """Features [N, D] to the Gaussian that FID compares. Unbiased covariance."""
+    """Features [N, D], D > 1, to the Gaussian that FID compares. Unbiased covariance."""
     features = np.asarray(features, dtype=np.float64)
-    return Gaussian(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)))
+    return Gaussian(features.mean(axis=0), np.cov(features, rowvar=False))
 
 
 def fid(a: np.ndarray, b: np.ndarray) -> float:

@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 SIZE_INCHES = (5.4, 3.1)
+STEPS = (1, 2, 2.5, 5, 10)  # distances between ticks
 POINTS = 300  # a longer curve is averaged down to about so many points
 
 # matplotlib knows no CSS: it draws in these stand-ins, which the finished SVG replaces by variables.
@@ -21,7 +22,9 @@ INK, FAINT = "#010203", "#010204"
 LINES = ("#010205", "#010206", "#010207", "#010208")
 VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)", **{c: f"var(--curve-{i})" for i, c in enumerate(LINES, 1)}}
 # The page has one size, one font and no use for a description of the file format.
-UNWANTED = re.compile(r' width="[\d.]+pt" height="[\d.]+pt"| <metadata>.*?</metadata>\n|font-family: [^;"]*; ?', re.DOTALL)
+UNWANTED = re.compile(
+    r' width="[\d.]+pt" height="[\d.]+pt"| <metadata>.*?</metadata>\n|font-family: [^;"]*; ?', re.DOTALL
+)
 STYLE = {
     "svg.fonttype": "none",
     "font.size": 10,
@@ -90,12 +93,16 @@ def _colours(count: int) -> list[str]:
 def _dress(axes: plt.Axes, log: bool) -> None:
     if log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(bottom=0)
+    low, high = axes.get_ylim()
+    wide = log and high > 20 * low
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5, steps=STEPS))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.margins(x=0.01)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.set_xlabel("images seen")

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.artifacts import sha256_file, write_json
+from pipeline.artifacts import read_json, sha256_file, write_json
 from pipeline.errors import UserError
 from pipeline.train.network import read_tensors
 
@@ -50,18 +50,25 @@ class Checkpoints:
         for leftover in self.folder.glob(".*.part"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
-    def newest(self) -> State:
-        """State of the newest checkpoint that is as it was written, or that of a beginning. A damaged one is named on
+    def newest(self) -> int:
+        """Images of the newest checkpoint that is as it was written, 0 if there is none. A damaged one is named on
         stderr and set aside."""
         for folder in reversed(self._all()):
-            state, fault = self._read(folder)
-            if state is not None:
-                return state
+            fault = self._fault(folder)
+            if not fault:
+                return int(folder.name)
             print(f"checkpoint {folder}: {fault}; set aside, the one before is used", file=sys.stderr, flush=True)
             os.replace(folder, _unused(folder.with_name(f"{folder.name}.damaged")))
-        return State()
+        return 0
 
-    def last_good(self) -> str:
+    def state(self, images: int) -> State:
+        """Where the checkpoint at `images` stands; at 0 that is the beginning."""
+        if images == 0:
+            return State()
+        value = read_json(self.path(images) / STATE)
+        return State(value["images"], value["seconds"], value["rows"])
+
+    def last(self) -> str:
         """Path of the newest one, in words for an error."""
         found = self._all()
         return str(found[-1]) if found else "none"
@@ -88,17 +95,15 @@ class Checkpoints:
     def _all(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("[0-9]*") if path.name.isdigit())
 
-    def _read(self, folder: Path) -> tuple[State | None, str]:
+    def _fault(self, folder: Path) -> str:
+        """What is wrong with a checkpoint; empty if nothing is."""
         try:
             value: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            for name, sha256 in value["files"].items():
-                if sha256_file(folder / name) != sha256:
-                    return None, f"{name} is not what was written"
-            if value["fingerprint"] != self._fingerprint:
-                return None, "belongs to another run"
-            return State(value["images"], value["seconds"], value["rows"]), ""
+            changed = [name for name, sha256 in value["files"].items() if sha256_file(folder / name) != sha256]
+            belongs = value["fingerprint"] == self._fingerprint and value["images"] == int(folder.name)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return None, f"not readable ({error})"
+            return f"not readable ({error})"
+        return f"{changed[0]} is not what was written" if changed else "" if belongs else "belongs to another run"
 
 
 def save_tensors(tensors: Tensors, path: Path) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pipeline.artifacts import atomic
 from pipeline.diffusion import EDM, Loss
-from pipeline.errors import Ended
 from pipeline.train.processes import Processes
 
 QUARTILES = (-0.6745, 0.0, 0.6745)  # of a standard normal, the distribution of the noise levels' logarithm
@@ -56,27 +55,21 @@ class Losses:
         return means
 
 
-def check_finite(rows: list[list[float]], images: int, batch_images: int, last_good: str) -> None:
-    """Raises: Ended, naming the step, if a loss or gradient of the `rows` that lead up to `images` is no finite number."""
-    for place, row in enumerate(rows):
-        if not all(abs(value) < float("inf") for value in row):
-            seen = images - (len(rows) - 1 - place) * batch_images
-            raise Ended(f"training diverged: loss or gradient is not finite in the step to {seen} images; last good checkpoint: "
-                        f"{last_good}; lower learning_rate or clip_norm of the stage, or lengthen its warm-up")
-
-
 class MetricsFile:
-    """Lines of JSON, each with the `images` it was written at; lines beyond `images` are cut off at the start."""
+    """Lines of JSON, each with the `images` it was written at; lines beyond `images` are cut off at the start. Only the
+    main process `writes`."""
 
-    def __init__(self, path: Path, images: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, images: int, writes: bool) -> None:
+        self.path, self._writes = path, writes
         self.lines = [line for line in _read(path) if line["images"] <= images]
-        if path.exists():
+        if writes and path.exists():
             with atomic(path) as temporary:
                 temporary.write_text("".join(map(_dumps, self.lines)), encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
+        if not self._writes:
+            return
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_dumps(line))
 

@@ -32,7 +32,7 @@ class Parent:
         try:
             return cls(folder, summary["fingerprint"], summary["images_seen_total"])
         except (KeyError, TypeError) as error:
-            raise UserError(f"{folder / 'summary.json'}: not a stage's summary, {error} is missing; train that stage again") from error
+            raise UserError(f"{folder}/summary.json: no stage's summary, {error} is missing; train that stage again") from error
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Raises: UserError naming the file if it cannot be read."""

@@ -60,7 +60,7 @@ def load_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, tensors: dict
         for moment in MOMENTS:
             found = tensors.get(f"{name}.{moment}")
             if found is None or found.shape != parameter.shape:
-                shape = "missing" if found is None else f"of shape {list(found.shape)}"
-                raise UserError(f"{origin}: {name}.{moment} is {shape}, needed is {list(parameter.shape)}; set fresh_optimizer: true")
+                fault = "missing" if found is None else f"of shape {list(found.shape)}, needed is {list(parameter.shape)}"
+                raise UserError(f"{origin}: {name}.{moment} is {fault}; set fresh_optimizer: true")
         state[index] = {moment: tensors[f"{name}.{moment}"].clone() for moment in MOMENTS} | {"step": tensors["step"].clone()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

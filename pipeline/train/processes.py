@@ -1,7 +1,6 @@
 """The processes that train together: one, or those that torchrun started (data parallel, arXiv 2006.15704)."""
 
-import contextlib
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -9,7 +8,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.errors import UserError
+from pipeline.errors import Ended, UserError
 from pipeline.runtime import pick_device
 
 
@@ -42,28 +41,16 @@ class Processes:
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False)
 
-    def unsynchronised(self, net: nn.Module) -> Any:
+    def unsynchronised(self, net: nn.Module) -> AbstractContextManager:
         """A context in which gradients add up locally, for all microbatches but the last."""
-        return net.no_sync() if self.count > 1 else contextlib.nullcontext()
+        return net.no_sync() if self.count > 1 else nullcontext()
 
-    def first_reason(self, reason: str | None) -> str | None:
-        """The reason to stop that the first process with one has, on all of them."""
-        if self.count == 1:
-            return reason
-        flag = torch.tensor([int(reason is not None)])
-        dist.all_reduce(flag, group=self._hosts)
-        if not flag.item():
-            return None
-        reasons: list[str | None] = [None] * self.count
-        dist.all_gather_object(reasons, reason, group=self._hosts)
-        return next(found for found in reasons if found)
-
-    def from_main(self, value: Any) -> Any:
-        """Process 0's value, on all of them."""
-        box = [value]
+    def agree(self, code: int) -> int:
+        """The largest of the processes' codes, on all of them."""
+        box = torch.tensor([code])
         if self.count > 1:
-            dist.broadcast_object_list(box, src=0, group=self._hosts)
-        return box[0]
+            dist.all_reduce(box, dist.ReduceOp.MAX, group=self._hosts)
+        return int(box.item())
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over the processes, on all of them, in place."""
@@ -71,8 +58,11 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
+    def ended(self, message: str) -> Ended:
+        """The exception that ends all of them; only process 0 speaks."""
+        return Ended(message if self.is_main else 1)
+
     def end(self) -> None:
-        """Wait for the others, then leave."""
+        """Leave the others."""
         if self.count > 1:
-            dist.barrier(group=self._hosts)
             PartialState().destroy_process_group()

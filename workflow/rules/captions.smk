@@ -22,8 +22,9 @@ rule caption:
         mem_mb=4000,
         gpu=inference_gpu(),
     params:
-        config=step_config("caption"),
+        settings=RUN_RECORD,
+        config=step_config("caption", "source"),
         code=code("pipeline.caption.captions"),
     shell:
-        "python -m pipeline caption --config {params.config:q} --settings " + RUN_RECORD + " --images {input.images:q}"
+        "python -m pipeline caption --config {params.config:q} --settings {params.settings} --images {input.images:q}"
         " --out {output.sidecar:q} 2>&1 | tee {log:q}"

@@ -42,14 +42,9 @@ def write_run_record():
     write_json(Path(RUN_RECORD), CONFIG.model_dump(mode="json"))
 
 
-def step_config(step):
-    """Param function: the step's slice of the configuration as one canonical JSON string."""
-
-    def params(wildcards):
-        chosen = {key: value for key, value in wildcards.items() if key in ("source", "stage")}
-        return slice_for(CONFIG, step, **chosen)
-
-    return params
+def step_config(step, *names):
+    """Param function: the step's slice of the configuration, for the wildcards named, as one canonical JSON string."""
+    return lambda wildcards: slice_for(CONFIG, step, **{name: wildcards[name] for name in names})
 
 
 def code(module):
@@ -60,7 +55,9 @@ def code(module):
 def sharded(pattern, sources):
     """Expand {source} and {shard} of a pattern for all shards of the sources."""
     return [
-        pattern.format(source=source, shard=f"{shard:05d}") for source in sources for shard in range(CONFIG.sources[source].shards)
+        pattern.format(source=source, shard=f"{shard:05d}")
+        for source in sources
+        for shard in range(CONFIG.sources[source].shards)
     ]
 
 

@@ -19,7 +19,7 @@ rule embedded_coco:
     conda:
         "../../envs/pipeline.yaml"
     params:
-        code=code("pipeline.embedded.make"),
+        code=code("pipeline.embedded.scenes"),
     shell:
         "python -m pipeline embedded coco --images 1280 --two-objects 256 --out results/embedded/coco 2>&1 | tee {log:q}"
 
@@ -27,12 +27,12 @@ rule embedded_coco:
 rule embedded_model:
     output:
         "results/embedded/{model}/card.json",
-    wildcard_constraints:
-        model="vae|clip|captioner",
     log:
         "results/logs/embedded_{model}.log",
     benchmark:
         "results/benchmarks/embedded_{model}.tsv"
+    wildcard_constraints:
+        model="vae|clip|captioner",
     conda:
         "../../envs/pipeline.yaml"
     shell:

@@ -23,9 +23,10 @@ rule encode:
         mem_mb=4000,
         gpu=inference_gpu(),
     params:
-        config=step_config("encode"),
+        settings=RUN_RECORD,
+        config=step_config("encode", "source"),
         code=code("pipeline.encode.encode"),
     shell:
-        "python -m pipeline encode --config {params.config:q} --settings " + RUN_RECORD + " --images {input.images:q}"
+        "python -m pipeline encode --config {params.config:q} --settings {params.settings} --images {input.images:q}"
         " --captions {input.captions:q} --latents results/latents/{wildcards.source} --text results/text/{wildcards.source}"
         " --out {output:q} 2>&1 | tee {log:q}"

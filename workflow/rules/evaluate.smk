@@ -27,12 +27,13 @@ rule evaluate:
         mem_mb=8000,
         gpu=inference_gpu(),
     params:
+        settings=RUN_RECORD,
         config=step_config("evaluate"),
         code=code("pipeline.evaluate.evaluate"),
         images=lambda wildcards, input: [f"--images={file}" for file in input.images],
         captions=lambda wildcards, input: [f"--captions={file}" for file in input.captions],
     shell:
-        "python -m pipeline evaluate --config {params.config:q} --settings " + RUN_RECORD + " {params.images:q} {params.captions:q}"
+        "python -m pipeline evaluate --config {params.config:q} --settings {params.settings} {params.images:q} {params.captions:q}"
         " --weights results/train/{wildcards.stage} --work results/work/eval/{wildcards.stage}"
         " --out results/eval/{wildcards.stage} 2>&1 | tee {log:q}"
 
@@ -45,14 +46,15 @@ rule card:
         report("results/fid_coco.json", category="Evaluation"),
     log:
         "results/logs/card.log",
+    localrule: True
     conda:
         "../../envs/pipeline.yaml"
-    localrule: True
     params:
+        settings=RUN_RECORD,
         code=code("pipeline.report.card"),
         stages=lambda wildcards, input: [f"--stages={file}" for file in input.stages],
     shell:
-        "python -m pipeline card --settings " + RUN_RECORD + " --evaluation {input.evaluation:q} {params.stages:q}"
+        "python -m pipeline card --settings {params.settings} --evaluation {input.evaluation:q} {params.stages:q}"
         " --out {output:q} 2>&1 | tee {log:q}"
 
 
@@ -68,6 +70,6 @@ rule model:
         "../../envs/pipeline.yaml"
     params:
         code=code("pipeline.export.trained"),
-        weights=f"results/train/{FINAL_STAGE}",
+        weights=lambda wildcards, input: os.path.dirname(input[0]),
     shell:
         "python -m pipeline model --weights {params.weights:q} --out results/model 2>&1 | tee {log:q}"

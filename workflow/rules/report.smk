@@ -15,15 +15,16 @@ rule report:
         report("results/report.html", category="Report"),
     log:
         "results/logs/report.log",
+    localrule: True
     conda:
         "../../envs/pipeline.yaml"
-    localrule: True
     params:
+        settings=RUN_RECORD,
         code=code("pipeline.report.page"),
         report=lambda wildcards: CONFIG.report.model_dump_json(),
         manifests=lambda wildcards, input: [f"--manifests={file}" for file in input.manifests],
         stages=lambda wildcards, input: [f"--stages={file}" for file in input.stages],
-        evaluation=f"results/eval/{FINAL_STAGE}",
+        evaluation=lambda wildcards, input: os.path.dirname(input.gallery),
     shell:
-        "python -m pipeline report --settings " + RUN_RECORD + " --card {input.card:q} {params.manifests:q} {params.stages:q}"
+        "python -m pipeline report --settings {params.settings} --card {input.card:q} {params.manifests:q} {params.stages:q}"
         " --evaluation {params.evaluation:q} --out {output:q} 2>&1 | tee {log:q}"

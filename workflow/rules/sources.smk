@@ -23,9 +23,10 @@ rule collect:
     resources:
         mem_mb=2000,
     params:
-        config=step_config("collect"),
+        settings=RUN_RECORD,
+        config=step_config("collect", "source"),
         code=code("pipeline.sources.collect"),
         shard=lambda wildcards: int(wildcards.shard),
     shell:
-        "python -m pipeline collect --config {params.config:q} --settings " + RUN_RECORD + " --out {output.sidecar:q} {params.shard}"
+        "python -m pipeline collect --config {params.config:q} --settings {params.settings} --out {output.sidecar:q} {params.shard}"
         " 2>&1 | tee {log:q}"

@@ -24,7 +24,7 @@ rule manifest:
     conda:
         "../../envs/pipeline.yaml"
     params:
-        config=step_config("manifest"),
+        config=step_config("manifest", "stage"),
         code=code("pipeline.manifest.build"),
         encoded=lambda wildcards, input: [f"--encoded={file}" for file in input.encoded],
         evaluation=lambda wildcards, input: [f"--evaluation={file}" for file in input.evaluation],
@@ -56,8 +56,9 @@ rule train:
         gpu=CONFIG.runtime.gpus,
         launch=launcher(),
     params:
-        config=step_config("train"),
+        settings=RUN_RECORD,
+        config=step_config("train", "stage"),
         parent=parent_option,
     shell:
-        "{resources.launch} -m pipeline train --config {params.config:q} --settings " + RUN_RECORD + " --manifest {input.manifest:q}"
+        "{resources.launch} -m pipeline train --config {params.config:q} --settings {params.settings} --manifest {input.manifest:q}"
         " {params.parent:q} --work results/work/train/{wildcards.stage} --out results/train/{wildcards.stage} 2>&1 | tee {log:q}"

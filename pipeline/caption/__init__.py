@@ -1,0 +1,1 @@
+"""Captions: kept, filled in or written by a frozen captioner."""

@@ -1,0 +1,59 @@
+"""Reading a shard: its images with webdataset, its captions from the table beside them."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline.artifacts import Sidecar
+from pipeline.errors import UserError
+
+
+def captions_of(captions: Sidecar, images: Sidecar) -> tuple[list[str], list[str]]:
+    """Keys and captions in the shard's order, "" where there is none.
+
+    Raises: UserError if the table has another number of rows than the shard.
+    """
+    file = captions.file("captions")
+    table = pq.read_table(file, columns=["key", "caption"])
+    if len(table) != images.rows("images"):
+        raise UserError(f"{file}: {len(table)} captions for {images.rows('images')} images of {images.path}; run caption again")
+    return table["key"].to_pylist(), [caption or "" for caption in table["caption"].to_pylist()]
+
+
+def images_of(tar: Path, keys: list[str]) -> Iterator[Image.Image]:
+    """The decoded RGB images of a shard, in its order.
+
+    Raises: UserError if the keys are not `keys`, or the shard or an image in it cannot be read.
+    """
+    row = -1
+    for row, sample in enumerate(_samples(tar)):
+        key = json.loads(sample["json"])["key"]
+        if row >= len(keys) or key != keys[row]:
+            raise UserError(f"{tar}: row {row} is '{key}', but the captions are of other images; run caption again")
+        yield _decode(sample, tar, key)
+    if row + 1 != len(keys):
+        raise UserError(f"{tar}: {row + 1} images, but {len(keys)} captions; run collect and caption again")
+
+
+def _samples(tar: Path) -> Iterator[dict[str, bytes]]:
+    import webdataset as wds  # imports torch
+
+    # As a URL, a path may hold any character; a list is not searched for braces.
+    shard = wds.WebDataset([tar.resolve().as_uri()], shardshuffle=False, empty_check=False)
+    try:
+        yield from shard
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"{tar}: cannot be read ({error}); the shard is damaged, collect it again") from error
+
+
+def _decode(sample: dict[str, bytes], tar: Path, key: str) -> Image.Image:
+    data = sample["jpg"] if "jpg" in sample else sample["png"]
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except OSError as error:
+        raise UserError(f"{tar}: image '{key}' does not decode ({error}); the shard is damaged, collect it again") from error

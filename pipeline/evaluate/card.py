@@ -1,0 +1,68 @@
+"""What an evaluation card says besides the scores: what made them, and what they may be compared with."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+from pipeline.fingerprint import ROOT
+from pipeline.metrics.features import FeatureNetwork
+
+PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "clean-fid", "numpy", "scipy", "pillow")
+PUBLISHED_IMAGES = 30_000
+# Of the 30,000 image ids of COCO 2014 val in the prompt list that zero-shot FID-30K is published on, ascending, without
+# leading zeros, one a line.
+PUBLISHED_IDS_SHA256 = "b3205729e4b7ff02d84a41861e4c79f1d3737a0cc34388fac9eb45401136df94"
+
+
+def why_not_comparable(features: str, images: int, ids_sha256: str) -> list[str]:
+    """What keeps the FID from being comparable with published zero-shot FID-30K on COCO 2014; empty: nothing does."""
+    reasons = []
+    if features != "inception":
+        reasons.append(f"the features are of {features}, not of Inception")
+    if images != PUBLISHED_IMAGES:
+        reasons.append(f"{images:,} images, not {PUBLISHED_IMAGES:,}")
+    if ids_sha256 != PUBLISHED_IDS_SHA256:
+        reasons.append("the image ids are not the published 30,000 of COCO 2014 val")
+    return reasons
+
+
+def warnings_for(network: FeatureNetwork, images: int) -> list[str]:
+    """What a reader of the FID must know."""
+    if images >= 2 * network.width:
+        return []
+    return [f"{images:,} images for {network.width:,} features: below twice the width the FID is biased far upwards; "
+            "read it beside the floor, or trust the KID"]
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """The commit of this program, with `+` if files differ from it; None outside a checkout."""
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+
+    try:
+        head = git("rev-parse", "--verify", "HEAD")
+    except FileNotFoundError:  # no git on this machine
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+" if git("status", "--porcelain", "--untracked-files=no").stdout.strip() else "")
+
+
+class Clock:
+    """Seconds of the parts of a process."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + time.perf_counter() - started, 2)

@@ -1,0 +1,1 @@
+"""Which samples a stage trains on, and why the others do not reach it."""

@@ -1,0 +1,1 @@
+"""Raw images to webdataset shards: one module a kind of source, `collect` puts them to use."""

@@ -1,0 +1,82 @@
+"""What passes between the kinds of source and the shard writer: raw samples, and why one cannot be used."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+MAX_IMAGE_BYTES = 256 * 2**20  # a file this large is no photo; it is not read
+MAX_TEXT_BYTES = 2**20
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm"})
+
+REASONS = {
+    "missing_file": "the file that a table names is not there",
+    "unreadable_file": "the file is there and cannot be read",
+    "bad_row": "a row of a table without what names an image",
+    "unsafe_member": "a path that leaves its folder, or a member that is no plain file",
+    "no_image": "a sample with a caption or metadata and no image",
+    "duplicate_key": "a sample of this key was stored already",
+    "truncated_archive": "the tar ends before its end mark; what came before is used",
+    "damaged_archive": "not a tar, or no longer one from some place on; what came before is used",
+    "empty_file": "0 bytes",
+    "not_an_image": "no image format that is known here",
+    "truncated": "the image ends before its end mark",
+    "decode_error": "the image is damaged, or of a kind that has no plain RGB form",
+    "too_large": "more pixels or bytes than are read",
+    "too_small": "a shorter side below min_side",
+}
+
+
+class Unusable(Exception):
+    """Why a sample cannot be used: a class of REASONS and the words for a person.
+
+    `size` is width and height as received, upright, where known.
+    """
+
+    def __init__(self, reason: str, detail: str, size: tuple[int, int] | None = None) -> None:
+        assert reason in REASONS, reason
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail, self.size = reason, detail, size
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One sample as its source gives it, nothing checked yet. Text that was no valid UTF-8 stays bytes, or a string
+    with surrogates, until it is cleaned."""
+
+    name: str  # the key is made of it
+    origin: str  # file or archive member
+    image: bytes | Unusable
+    captions: tuple[Any, ...] = ()  # in the source's order; the first usable one is the caption
+    several: bool = False  # whether all captions are kept, as COCO's five an image
+    url: Any = None
+    license: Any = None
+    attributes: Any = None  # JSON-able
+    notes: tuple[str, ...] = ()  # what a person should know about a sample that is used
+
+
+class Listing(NamedTuple):
+    """One shard of a source. `samples` yields (done, sample), `done` counting up to `total` in `unit`."""
+
+    total: int
+    unit: str
+    samples: Iterator[tuple[int, Raw]]
+
+
+def read_file(path: Path, limit: int = MAX_IMAGE_BYTES) -> bytes | Unusable:
+    """Content of a plain file of at most `limit` bytes, or why it could not be read."""
+    try:
+        if not path.is_file():  # a pipe or a device would block for ever
+            return Unusable("missing_file", "not there, or no plain file")
+        if (size := path.stat().st_size) > limit:
+            return Unusable("too_large", f"{size} bytes, the limit is {limit}")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return Unusable("unreadable_file", str(getattr(error, "strerror", None) or error))
+
+
+def read_named(folder: Path, name: str, limit: int = MAX_IMAGE_BYTES) -> bytes | Unusable:
+    """Content of a file that a table names, which must lie in the folder."""
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+        return Unusable("unsafe_member", "absolute path or path that leaves its folder")
+    return read_file(folder / name, limit)

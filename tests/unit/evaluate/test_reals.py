@@ -1,0 +1,87 @@
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.artifacts import write_sidecar
+from pipeline.errors import UserError
+from pipeline.evaluate.reals import captions_sha256, ids_sha256, read_reals, with_captions
+from pipeline.frozen.pixels import square
+
+
+def test_images_come_in_the_order_of_their_ids_over_all_shards(shards):
+    reals = read_reals(*shards)
+    assert [real.id for real in reals] == [str(i) for i in range(1, 13)]
+    assert reals[3].caption is None and reals[0].caption.startswith(("a", "A", "the", "there", "on"))
+    assert {len(real.attributes["objects"]) for real in reals} == {1, 2}
+
+
+def test_numbers_in_keys_count_as_numbers(tmp_path, write_shard):
+    image = _png((8, 8))
+    pair = lists(*write_shard(tmp_path, "00000", [(key, image, "a", None) for key in ("b10", "a", "b9", "b", "10", "9")]))
+    assert [real.key for real in read_reals(*pair)] == ["9", "10", "a", "b", "b9", "b10"]
+
+
+def test_an_image_is_read_from_its_place_in_the_tar_and_cropped_as_for_training(tmp_path, write_shard):
+    images = [_png((60, 40), seed) for seed in range(3)]
+    pair = lists(*write_shard(tmp_path, "00000", [(str(i), image, "a", None) for i, image in enumerate(images)]))
+    for real, image in zip(read_reals(*pair), images, strict=True):
+        expected = np.asarray(square(Image.open(io.BytesIO(image)), 16))
+        assert np.array_equal(real.pixels(16), expected)
+
+
+def test_grey_images_have_three_channels(tmp_path, write_shard):
+    pair = lists(*write_shard(tmp_path, "00000", [("1", _png((20, 20), mode="L"), "a", None)]))
+    assert read_reals(*pair)[0].pixels(10).shape == (10, 10, 3)
+
+
+def test_the_first_captions_are_evaluated_and_images_without_one_are_passed_over(shards):
+    reals = read_reals(*shards)
+    assert [real.id for real in with_captions(reals, 5)] == ["1", "2", "3", "5", "6"]
+    assert len(with_captions(reals, None)) == 11
+
+
+def test_too_few_captions_name_the_key_and_the_counts(shards):
+    with pytest.raises(UserError, match=r"evaluation.images: 12, but only 11 of the 12 images"):
+        with_captions(read_reals(*shards), 12)
+    with pytest.raises(UserError, match=r"evaluation.images: all, but only 3 .* give at least 4"):
+        with_captions(read_reals(*shards)[:3], None)
+
+
+def test_the_hash_of_the_ids_is_that_of_the_ids_one_a_line(shards):
+    chosen = with_captions(read_reals(*shards), 4)
+    assert ids_sha256(chosen) == hashlib.sha256(b"1\n2\n3\n5").hexdigest()
+
+
+def test_the_hashes_do_not_depend_on_how_the_set_is_split_into_shards(shards):
+    turned = read_reals(*(paths[::-1] for paths in shards))
+    assert captions_sha256(turned) == captions_sha256(read_reals(*shards))
+    assert captions_sha256(turned[1:]) != captions_sha256(turned)
+
+
+def test_captions_of_another_shard_are_refused(shards):
+    images, captions = shards
+    with pytest.raises(UserError, match="its keys are not those of"):
+        read_reals(images, captions[::-1])
+    with pytest.raises(UserError, match="2 sidecars of images, 1 of captions"):
+        read_reals(images, captions[:1])
+
+
+def test_a_sidecar_of_another_kind_is_refused(shards, tmp_path):
+    other = tmp_path / "x.json"
+    write_sidecar(other, "latents", {}, {})
+    with pytest.raises(UserError, match="not a sidecar of kind 'images'"):
+        read_reals([other, other], shards[1])
+
+
+def lists(*paths):
+    return [[path] for path in paths]
+
+
+def _png(size, seed=0, mode="RGB"):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    Image.fromarray(pixels).convert(mode).save(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,130 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.export import save_model_folder
+from pipeline.export.generate import Drawing, file_name, grid, run
+
+OPTIONS = {"seed": 7, "steps": 2, "guidance": 3.0, "batch": 4, "count": 1, "px": None, "device": "cpu"}
+
+
+@pytest.fixture
+def model(tmp_path, small_config, random_state, frozen_models):
+    vae, text_encoder = frozen_models
+    info = {"px": 16, "vae": vae, "text_encoder": text_encoder, "text_tokens": None}
+    save_model_folder(tmp_path / "model", small_config, random_state, info)
+    return tmp_path / "model"
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_one_prompt_is_one_png_that_says_how_it_was_made(model, tmp_path, capsys):
+    run(["a red circle, 赤い丸"], tmp_path / "new" / "out.png", model, **OPTIONS)
+    picture = Image.open(tmp_path / "new" / "out.png")
+    assert (picture.size, picture.mode) == ((16, 16), "RGB")
+    assert picture.text == {"prompt": "a red circle, 赤い丸", "seed": "7", "steps": "2", "guidance": "3.0", "px": "16"}
+    assert "drawing: 100%" in capsys.readouterr().err
+    assert pixels(tmp_path / "new" / "out.png").std() > 0
+
+
+def test_a_picture_depends_on_prompt_seed_and_number_but_not_on_the_batch(model, tmp_path):
+    prompts = ["one", "two", "three"]
+    run(prompts, tmp_path / "a", model, **OPTIONS)
+    run(prompts, tmp_path / "b", model, **{**OPTIONS, "batch": 1})
+    run(["one", "two", "other"], tmp_path / "c", model, **OPTIONS)
+    run(prompts, tmp_path / "d", model, **{**OPTIONS, "seed": 8})
+    names = ["00000-one.png", "00001-two.png", "00002-three.png"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
+    for name in names:
+        assert np.abs(pixels(tmp_path / "a" / name).astype(int) - pixels(tmp_path / "b" / name)).max() <= 1
+        assert not np.array_equal(pixels(tmp_path / "a" / name), pixels(tmp_path / "d" / name))
+    assert np.array_equal(pixels(tmp_path / "a" / names[1]), pixels(tmp_path / "c" / names[1]))
+    assert not np.array_equal(pixels(tmp_path / "a" / names[2]), pixels(tmp_path / "c" / "00002-other.png"))
+    assert not np.array_equal(pixels(tmp_path / "a" / names[0]), pixels(tmp_path / "a" / names[1]))
+
+
+def test_several_pictures_in_a_png_are_a_grid(model, tmp_path):
+    run(["one", "two"], tmp_path / "grid.png", model, **{**OPTIONS, "count": 3})
+    run(["one", "two"], tmp_path / "each", model, **{**OPTIONS, "count": 3})
+    whole = pixels(tmp_path / "grid.png")
+    assert whole.shape == (2 * 16 + 2, 3 * 16 + 4, 3)
+    assert np.array_equal(whole[18:, 36:], pixels(tmp_path / "each" / "00005-two.png"))
+    assert Image.open(tmp_path / "grid.png").text["prompt"] == "one\ntwo"
+
+
+def test_another_resolution(model, tmp_path):
+    run(["one"], tmp_path / "large.png", model, **{**OPTIONS, "px": 32})
+    assert pixels(tmp_path / "large.png").shape == (32, 32, 3)
+    with pytest.raises(UserError, match=r"--px 30: must be a multiple of 4; the model was trained at 16"):
+        run(["one"], tmp_path / "x.png", model, **{**OPTIONS, "px": 30})
+
+
+def _config(model, **changes):
+    card = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**card, **changes}))
+
+
+def test_a_model_that_names_no_text_encoder(model, tmp_path):
+    _config(model, text_encoder=None)
+    with pytest.raises(
+        UserError, match=r'config\.json: text_encoder is not named; add "text_encoder": "hf:OWNER/NAME@COMMIT"'
+    ):
+        run(["one"], tmp_path / "x.png", model, **OPTIONS)
+
+
+def test_a_text_encoder_of_another_length(model, tmp_path):
+    _config(model, text_tokens=6)
+    with pytest.raises(UserError, match=r"config\.json: text_encoder gives 6x16 text, the model takes 12x16 text"):
+        run(["one"], tmp_path / "x.png", model, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"prompts": ["one", " \n"]}, "prompt 2: is empty; say what to draw"),
+        ({"prompts": []}, "no prompt; say what to draw"),
+        ({"out": "out.JPG"}, r"--out .*out\.JPG: pictures are written as \.png"),
+        ({"out": "folder.png"}, r"--out .*folder\.png: is a folder; name a file"),
+        ({"out": "file.txt/out.png"}, r"--out .*file\.txt/out\.png: cannot be written, .*file\.txt is a file"),
+        ({"out": "file.txt"}, r"--out .*file\.txt: cannot be written, .*file\.txt is a file"),
+        ({"steps": 1}, "--steps 1: Heun's method needs at least 2"),
+        ({"model": "elsewhere"}, r"elsewhere/config\.json: no trained model here; `make demo` or `snakemake --cores all"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_before_anything_is_loaded(tmp_path, change, told):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file.txt").write_text("mine")
+    given = {"prompts": ["one"], "out": "x.png", "model": "model", **OPTIONS, **change}
+    prompts, out, model = given.pop("prompts"), tmp_path / given.pop("out"), tmp_path / given.pop("model")
+    with pytest.raises(UserError, match=told):
+        run(prompts, out, model, **given)
+    assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A red circle, top-left!", "00003-a-red-circle-top-left.png"),
+        ("../../etc/passwd", "00003-etc-passwd.png"),
+        ("دائرة 🙂", "00003-دائرة.png"),
+        ("🙂🙂", "00003.png"),
+        ("word " * 40, "00003-word-word-word-word-word-word-word-word-word-wor.png"),
+    ],
+)
+def test_file_names_are_safe(prompt, name):
+    assert file_name(Drawing(3, prompt)) == name
+
+
+def test_a_file_name_fits_every_disk():
+    assert len(file_name(Drawing(3, "円" * 500)).encode()) <= 255
+
+
+def test_a_grid_that_is_not_full_ends_in_white():
+    whole = np.asarray(grid([Image.new("RGB", (4, 4), "red")] * 3, columns=2))
+    assert whole.shape == (10, 10, 3)
+    assert (whole[6:, 6:] == 255).all() and (whole[6:, :4] == (255, 0, 0)).all()

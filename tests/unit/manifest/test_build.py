@@ -1,0 +1,285 @@
+import hashlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.artifacts import (
+    CAPTIONS,
+    LEDGER,
+    Manifest,
+    fixed_size_list,
+    latents_schema,
+    read_json,
+    text_schema,
+    verify,
+    write_sidecar,
+)
+from pipeline.config.steps import ManifestSlice
+from pipeline.errors import UserError
+from pipeline.manifest.build import run
+from pipeline.manifest.judge import HASH, judge, read_shard
+
+LATENT, TEXT = (2, 1, 1), (2, 3)
+VAE, ENCODER = {"ref": "embedded:vae", "sha256": "1" * 64}, {"ref": "embedded:clip", "sha256": "2" * 64}
+
+
+def sample(content: int, caption: str | None = "c", side: int = 64, bad: str | None = None, latent: str | None = None) -> dict:
+    """One image: equal `content` means equal bytes; `bad`: it ended in the ledger; `latent`: its latent is unusable."""
+    return {"content": content, "caption": caption, "side": side, "bad": bad, "latent": latent}
+
+
+class Results:
+    """Artifacts of several sources, as the steps before the manifest write them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.encoded, self.evaluation = root, [], []
+
+    def images(self, source: str, shard: str, samples: list[dict]) -> tuple[Path, list[dict]]:
+        out = self.root / "data" / source / f"{shard}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            {
+                "key": f"{source}{shard}-{n}", "status": "bad" if s["bad"] else "ok", "reason": s["bad"],
+                "sha256": hashlib.sha256(str(s["content"]).encode()).hexdigest(), "width": s["side"], "height": s["side"] + 9,
+            }
+            for n, s in enumerate(samples)
+        ]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(lines, schema=LEDGER), out.with_suffix(".parquet"))
+        out.with_suffix(".tar").write_text(json.dumps(samples))
+        kept = [line | s for line, s in zip(lines, samples, strict=True) if not s["bad"]]
+        files = {"images": (out.with_suffix(".tar"), len(kept)), "ledger": (out.with_suffix(".parquet"), len(lines))}
+        write_sidecar(out, "images", files, {})
+        return out, kept
+
+    def captions(self, source: str, shard: str, kept: list[dict]) -> Path:
+        out = self.root / "captions" / source / f"{shard}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lines = [{"key": s["key"], "caption": s["caption"], "reason": None if s["caption"] else "no_caption"} for s in kept]
+        pq.write_table(pa.Table.from_pylist(lines, schema=CAPTIONS), out.with_suffix(".parquet"))
+        write_sidecar(out, "captions", {"captions": (out.with_suffix(".parquet"), len(lines))}, {})
+        return out
+
+    def add(self, source: str, samples: list[dict], shard: str = "00000", px: int = 32, vae: dict = VAE, latent=LATENT) -> Path:
+        """Collect, caption and encode. Row n of a shard has n in its latent and its text."""
+        images, kept = self.images(source, shard, samples)
+        captions = self.captions(source, shard, kept)
+        schemas = {f"latents-{px}": latents_schema(latent, {}), "text": text_schema(TEXT, {})}
+        files = {}
+        for name, schema in schemas.items():
+            file = self.root / "arrow" / source / name / f"{shard}.arrow"
+            _write_arrow(file, schema, [s["key"] for s in kept])
+            files[name] = file, len(kept)
+        bad_rows = {str(n): s["latent"] for n, s in enumerate(kept) if s["latent"]}
+        inputs = {
+            kind: {"path": f"../../{path.relative_to(self.root)}", "sha256": read_json(path)["files"][kind]["sha256"]}
+            for kind, path in (("images", images), ("captions", captions))
+        }
+        facts = {"source": source, "shard": shard, **inputs, "vae": vae, "text_encoder": ENCODER}
+        shapes = {"latents": {str(px): {"shape": latent, "bad_rows": bad_rows}}, "text": {"shape": TEXT, "bad_rows": {}}}
+        out = self.root / "encoded" / source / f"{shard}.json"
+        write_sidecar(out, "encoded", files, {**facts, **shapes})
+        self.encoded.append(out)
+        return out
+
+    def evaluate(self, samples: list[dict]) -> None:
+        self.evaluation.append(self.images("coco", "00000", samples)[0])
+
+    def build(self, px: int = 32, upscale: bool = False, stage: str = "low") -> Manifest:
+        sources = {path.parent.name: {"role": "real", "upscale": upscale} for path in self.encoded}
+        out = self.root / "manifests" / f"{stage}.json"
+        run(ManifestSlice(stage=stage, px=px, sources=sources), self.encoded, self.evaluation, out)
+        return Manifest.read(out)
+
+    def left_out(self) -> list[tuple[str, str]]:
+        table = pd.read_parquet(self.root / "manifests" / "low.left_out.parquet")
+        return list(zip(table["key"], table["reason"], strict=True))
+
+
+def _write_arrow(file: Path, schema: pa.Schema, keys: list[str]) -> None:
+    """Row n holds n in every value."""
+    shape, numbers = json.loads(schema.metadata[b"shape"]), np.arange(len(keys))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with pa.ipc.new_file(str(file), schema) as sink:
+        if keys:
+            values = np.broadcast_to(numbers.reshape(-1, *[1] * len(shape)), (len(keys), *shape))
+            columns = [pa.array(keys), fixed_size_list(values), pa.array(numbers, pa.int32())]
+            sink.write_batch(pa.record_batch(columns[: len(schema)], schema=schema))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results(tmp_path)
+
+
+def test_every_sample_is_trained_on_or_left_out_with_its_reason(results: Results) -> None:
+    results.evaluate([sample(7)])
+    results.add("photos", [
+        sample(1), sample(2, bad="truncated"), sample(3, caption=None), sample(4, latent="not_finite"),
+        sample(5, side=31), sample(7), sample(1), sample(8),
+    ])  # fmt: skip
+    manifest = results.build()
+    assert manifest.samples == 2 and manifest.index.tolist() == [[0, 0], [0, 6]]
+    assert manifest.counts["photos"] == {
+        "seen": 8,
+        "bad": {"truncated": 1},
+        "collected": 7,
+        "left_out": {"below_px": 1, "duplicate": 1, "in_evaluation_set": 1, "latent_not_finite": 1, "no_caption": 1},
+        "trained": 2,
+    }
+    reasons = ["no_caption", "latent_not_finite", "below_px", "in_evaluation_set", "duplicate"]
+    assert results.left_out() == [(f"photos00000-{n}", reason) for n, reason in zip((2, 3, 4, 5, 6), reasons, strict=True)]
+    assert list(verify(results.root)) == []
+
+
+def test_the_manifest_gives_trainers_aligned_rows(results: Results) -> None:
+    results.add("b", [sample(1), sample(2)])
+    results.add("a", [sample(3), sample(4)], shard="00001")
+    results.add("a", [sample(5, caption=None), sample(6)])
+    manifest = results.build()
+    assert [(s["source"], s["shard"], s["rows"], s["kept"]) for s in manifest.shards] == [
+        ("a", "00000", 2, 1), ("a", "00001", 2, 2), ("b", "00000", 2, 2)
+    ]  # fmt: skip
+    assert manifest.index.dtype == np.int32 and manifest.index.tolist() == [[0, 1], [1, 0], [1, 1], [2, 0], [2, 1]]
+    assert (manifest.latent_shape, manifest.text_shape, manifest.vae, manifest.px) == (LATENT, TEXT, VAE, 32)
+    for shard, row in manifest.index:
+        latents, text = manifest.latents(shard), manifest.text(shard)
+        assert (latents.row(row) == row).all() and (text.row(row) == row).all() and latents.keys == text.keys
+
+
+def test_of_duplicates_the_first_usable_one_stays(results: Results) -> None:
+    results.add("b", [sample(1), sample(2)])
+    results.add("a", [sample(1, caption=None), sample(2), sample(2)])
+    assert results.build().index.tolist() == [[0, 1], [1, 0]]
+    assert results.left_out() == [("a00000-0", "no_caption"), ("a00000-2", "duplicate"), ("b00000-1", "duplicate")]
+
+
+def test_small_images_are_used_when_the_source_is_enlarged(results: Results) -> None:
+    results.add("photos", [sample(1, side=31), sample(2, side=32)])
+    assert results.build().samples == 1 and results.build(upscale=True).samples == 2
+
+
+SAMPLES = st.lists(
+    st.builds(
+        sample,
+        content=st.integers(0, 6),
+        caption=st.sampled_from(["c", None]),
+        side=st.sampled_from([16, 64]),
+        bad=st.sampled_from([None, None, "truncated", "too_large"]),
+        latent=st.sampled_from([None, None, "fp16_overflow"]),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.tuples(SAMPLES, SAMPLES), min_size=1), SAMPLES)
+def test_the_account_adds_up_from_ledger_to_training(
+    tmp_path_factory: pytest.TempPathFactory, sources: dict[str, tuple[list[dict], list[dict]]], evaluated: list[dict]
+) -> None:
+    results = Results(tmp_path_factory.mktemp("results"))
+    results.evaluate(evaluated)
+    anchor = sample(99)
+    for name, (first, second) in sources.items():
+        results.add(name, [*first, anchor], shard="00000")
+        results.add(name, second, shard="00001")
+    manifest = results.build()
+    everything = {name: [*first, anchor, *second] for name, (first, second) in sources.items()}
+    trained = Counter(manifest.shards[shard]["source"] for shard, _ in manifest.index)
+    for name, counts in manifest.counts.items():
+        assert counts["seen"] == len(everything[name])
+        assert counts["bad"] == Counter(s["bad"] for s in everything[name] if s["bad"])
+        assert counts["seen"] == sum(counts["bad"].values()) + counts["collected"]
+        assert counts["collected"] == sum(counts["left_out"].values()) + counts["trained"]
+        assert counts["trained"] == trained[name]
+    assert manifest.samples == trained.total() == sum(s["kept"] for s in manifest.shards)
+    _check_samples(manifest, everything, {s["content"] for s in evaluated})
+
+
+def _check_samples(manifest: Manifest, everything: dict[str, list[dict]], leaks: set[int]) -> None:
+    """What is trained on is every usable content once."""
+
+    def usable(s: dict) -> bool:
+        return not s["bad"] and bool(s["caption"]) and not s["latent"] and s["side"] >= 32 and s["content"] not in leaks
+
+    expected = {s["content"] for samples in everything.values() for s in samples if usable(s)}
+    contents = []
+    for shard, row in manifest.index:
+        source, name = manifest.shards[shard]["source"], manifest.shards[shard]["shard"]
+        tar = manifest.path.parent.parent / "data" / source / f"{name}.tar"
+        kept = [s for s in json.loads(tar.read_text()) if not s["bad"]]
+        contents.append(kept[row]["content"])
+        assert usable(kept[row])
+    assert sorted(contents) == sorted(expected)
+
+
+def test_the_manifest_is_the_same_for_any_order_and_its_digest_ignores_paths(results: Results, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        results.add(name, [sample(ord(name)), sample(5)])
+    first = results.build()
+    content = first.path.read_bytes()
+    results.encoded.reverse()
+    assert results.build().path.read_bytes() == content
+    other = Results(tmp_path / "elsewhere")
+    for name in ("a", "b"):
+        other.add(name, [sample(ord(name)), sample(5)])
+    assert other.build().samples_digest == first.samples_digest
+    other.add("c", [sample(9)])
+    assert other.build().samples_digest != first.samples_digest
+
+
+def test_shards_of_different_models_or_shapes_are_refused(results: Results) -> None:
+    results.add("a", [sample(1)])
+    results.add("b", [sample(2)], vae=VAE | {"sha256": "3" * 64})
+    with pytest.raises(UserError, match=r"b/00000\.json: vae .* differs from .*a/00000\.json; run encode again"):
+        results.build()
+    results.encoded.pop()
+    results.add("b", [sample(2)], latent=(4, 1, 1))
+    with pytest.raises(UserError, match="latent_shape"):
+        results.build()
+
+
+def test_no_sample_left_tells_the_counts(results: Results) -> None:
+    results.add("photos", [sample(1, caption=None), sample(2, bad="truncated")])
+    with pytest.raises(UserError, match=r"no sample is left .* photos: 2 seen, bad: 1 truncated, left out: 1 no_caption"):
+        results.build()
+    assert not (results.root / "manifests").exists()
+
+
+def test_stale_or_missing_inputs_are_named(results: Results) -> None:
+    results.add("photos", [sample(1), sample(2)])
+    with pytest.raises(UserError, match=r"photos/00000\.json: no latents at 64 px"):
+        results.build(px=64)
+    results.captions("photos", "00000", [{"key": "photos00000-0", "caption": "new"}, {"key": "photos00000-1", "caption": "x"}])
+    with pytest.raises(UserError, match=r"made from other captions than .*; run encode again"):
+        results.build()
+
+
+def test_a_source_of_another_stage_is_refused(results: Results) -> None:
+    encoded = results.add("photos", [sample(1)])
+    slice_ = ManifestSlice(stage="low", px=32, sources={"others": {"role": "real", "upscale": False}})
+    with pytest.raises(UserError, match="source 'photos' is none of stage 'low'"):
+        run(slice_, [encoded], [], results.root / "low.json")
+
+
+def test_hash_words_tell_images_apart(results: Results) -> None:
+    shard = read_shard(results.add("photos", [sample(1), sample(2), sample(1)]))
+    words = judge(shard, 3, 32, False, set())
+    assert words["shard"].tolist() == [3, 3, 3] and words["row"].tolist() == [0, 1, 2]
+    first = hashlib.sha256(b"1").digest()
+    assert [int(words[name][0]).to_bytes(8, "big") for name in HASH] == [first[:8], first[8:16]]
+    assert words[HASH].duplicated().tolist() == [False, False, True]
+
+
+def test_the_manifest_needs_no_torch() -> None:
+    code = "import sys, pipeline.manifest.build; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

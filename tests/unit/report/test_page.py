@@ -1,0 +1,168 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.report import card as card_step
+from pipeline.report.page import run
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Text, tags and attributes of a page whose tags must be closed in order."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def attributes(self, name):
+        return [attributes[name] for _, attributes in self.tags if name in attributes]
+
+
+def written(finished, **changes):
+    """The card, changed, and the page made from it."""
+    card = finished.results / "fid_coco.json"
+    card_step.run(finished.settings, finished.card, finished.stages, finished.records, card)
+    if changes:
+        card.write_text(json.dumps({**json.loads(card.read_text()), **changes}))
+    out = finished.results / "report.html"
+    run(finished.settings, card, finished.manifests, finished.stages, finished.evaluation, out)
+    return out.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def nasty():
+    return '<script>alert("1")</script>'
+
+
+def test_the_page_is_whole_and_asks_no_server(finished):
+    html = written(finished)
+    page = Page(html)
+    for source in [*page.attributes("src"), *page.attributes("href"), *page.attributes("xlink:href")]:
+        assert source.startswith(("data:", "#")), source
+    assert "url(http" not in html and "@import" not in html
+    targets = {target.removeprefix("#") for target in page.attributes("href") if target.startswith("#")}
+    ids = page.attributes("id")
+    assert targets <= set(ids)
+    assert len(ids) == len(set(ids))
+    assert {"samples", "metrics", "accuracy", "training", "data", "cost", "configuration"} <= set(ids)
+    assert all(attributes["alt"] for tag, attributes in page.tags if tag == "img")
+
+
+def test_text_from_outside_is_escaped(finished, nasty):
+    html = written(finished)
+    assert "<script" not in html
+    assert "<h1>Scenes &lt;1&gt;</h1>" in html
+    assert nasty in Page(html).text
+
+
+def test_numbers_of_the_run_are_on_it(finished):
+    text = " ".join(Page(written(finished)).text.split())
+    for told in ("1.51M parameters", "64×64 pixel", "learnt from 9,973 captioned images (scenes and scenes_synthetic)",
+                 "looked at 106k in 3 stages", "640 captions it had never seen", "8.31 away from the real ones",
+                 "a model that never learnt anything is at 152", "92.6 % of what it asked for",
+                 "Not comparable with published numbers.", "the features are of embedded:clip, not of Inception; 640 images",
+                 "4.2 min on CPU (2 threads)", "python 3.11.7, torch 2.15.0"):  # fmt: skip
+        assert told in text, told
+
+
+def test_the_counts_go_from_the_ledger_to_training(finished):
+    html = written(finished)
+    tables = re.findall(r"<h3>([^<]*px\))</h3>.*?</table>", html, re.DOTALL)
+    assert tables == ["low_masked, low_full (32 px)", "high_full (64 px)"]
+    row = re.search(r"below px</th>(.*?)</tr>", html).group(1)
+    assert re.findall(r">([^<]+)</td>", row) == ["−310", "0", "−310"]
+    assert html.count(">10,000</td>") == 2
+
+
+def test_all_pairs_of_the_gallery_are_there_with_their_captions(finished):
+    page = Page(written(finished))
+    pairs = json.loads((finished.evaluation / "gallery.json").read_text())
+    sources = page.attributes("src")
+    assert len(pairs) == 16
+    assert all(pair[side] in sources for pair in pairs for side in ("generated", "real"))
+    assert all(pair["caption"] in page.text for pair in pairs)
+    assert len(sources) == 2 * 16 + 3  # and a grid for each stage
+
+
+def test_the_model_is_placed_on_the_scale(finished):
+    places = [float(x) for x in re.findall(r'<i style="left: ([\d.]+)%"', written(finished))]
+    assert places == sorted(places)
+    assert places[0] == 0 and places[-1] == 100
+    assert places[2] == pytest.approx(100 * (8.314**0.5 - 0.61**0.5) / (152.3**0.5 - 0.61**0.5), abs=0.01)
+
+
+def test_without_attributes_ceiling_price_and_records(finished):
+    scale = {"floor": {"fid": 0.61, "images": 640}, "vae": None, "ceiling": None}
+    cost = {"seconds": 250.0, "device_hours": 0.07, "dollars": 0.0, "dollars_per_hour": 0.0}
+    html = written(
+        finished, accuracy=None, detector_self_test=None, accuracy_vae=None, scale=scale, cost=cost, processes=[]
+    )
+    page = Page(html)
+    assert "accuracy" not in page.attributes("id")
+    assert 'class="scale"' not in html
+    assert "no price set" in page.text and "$" not in page.text
+    assert "Processes" not in page.text
+
+
+def test_a_comparable_run_says_so_and_warnings_are_shown(finished):
+    text = Page(
+        written(finished, comparable_to_published=True, why_not=[], warnings=["640 images for 2,048 features"])
+    ).text
+    assert "Comparable with published numbers." in text and "Not comparable" not in text
+    assert "640 images for 2,048 features" in text
+
+
+def test_the_same_run_gives_the_same_page(finished):
+    assert written(finished) == written(finished)
+
+
+def _edit(file, change):
+    value = json.loads(file.read_text())
+    change(value)
+    file.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda f: (f.evaluation / "gallery.json").unlink(), r"gallery\.json: not readable JSON"),
+        (lambda f: _edit(f.evaluation / "gallery.json", lambda v: v[0].update(real="http://x")), "real of 000000 is no PNG"),
+        (lambda f: (f.stages[0].parent / "samples.png").write_bytes(b"x"), r"low_masked/samples\.png: not a readable picture"),
+        (lambda f: (f.stages[0].parent / "metrics.jsonl").write_text("{}\n"), r"metrics\.jsonl: not the metrics of a stage"),
+        (lambda f: (f.stages[0].parent / "metrics.jsonl").write_text(""), r"metrics\.jsonl: not the metrics of a stage"),
+        (lambda f: f.manifests[0].write_text('{"kind": "images"}'), r"low_masked\.json: not a manifest"),
+        (lambda f: _edit(f.manifests[0], lambda v: v["counts"]["scenes"].update(trained=1)), "counts of scenes do not add up"),
+    ],
+)  # fmt: skip
+def test_what_is_broken_is_named(finished, spoil, told):
+    spoil(finished)
+    with pytest.raises(UserError, match=told):
+        written(finished)
+    assert not (finished.results / "report.html").exists()
+
+
+def test_a_card_of_something_else(finished):
+    out = finished.results / "report.html"
+    with pytest.raises(UserError, match=r"card\.json: not .* of a run, it lacks fid, kid, clip_score, stages and cost"):
+        run(finished.settings, finished.card, finished.manifests, finished.stages, finished.evaluation, out)

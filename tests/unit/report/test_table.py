@@ -1,0 +1,54 @@
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.report import card as card_step
+from pipeline.report.table import run
+
+
+@pytest.fixture
+def printed(finished, monkeypatch, capsys):
+    """What is printed for the run, as lines of single-spaced words."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(finished.results.parent)
+    card_step.run(
+        finished.settings, finished.card, finished.stages, finished.records, finished.results / "fid_coco.json"
+    )
+
+    def lines():
+        from pathlib import Path
+
+        run(Path("results/fid_coco.json"))
+        return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+    return lines
+
+
+def test_scores_beside_what_they_are_read_by(printed):
+    lines = printed()
+    assert "FID 8.31 0.610 2.05 152" in lines
+    assert "KID 0.0021 ± 0.0004 – – –" in lines
+    assert "CLIP score 29.2 31.5 – –" in lines
+    assert "FID: distance of the drawn images from the real ones, lower is better" in lines
+
+
+def test_accuracies_by_attribute(printed):
+    lines = printed()
+    assert "shape 81.0 % 52.0 % 100.0 % 99.0 %" in lines
+    assert "one object two objects one object two objects" in lines
+
+
+def test_it_ends_with_the_report_and_the_grid(printed, finished):
+    (finished.results / "report.html").write_text("page")
+    lines = printed()
+    assert "Training: 4.2 min in 3 stages on CPU (2 threads), $0.007 at $0.10 a device-hour" in lines
+    assert "All steps: 31 s in 3 processes, 1 of them loaded torch" in lines
+    assert lines[-2:] == ["Report page: results/report.html", "Sample grid: results/eval/high_full/samples.png"]
+
+
+def test_a_page_that_is_not_there_comes_with_its_command(printed):
+    assert "Report page: results/report.html (not made yet: snakemake --cores all results/report.html)" in printed()
+
+
+def test_a_file_that_is_no_card(finished):
+    with pytest.raises(UserError, match=r"card\.json: not the evaluation card of a run, it lacks fid"):
+        run(finished.card)
