@@ -3,7 +3,7 @@
 For each position: which colour, shape and size stands there, or nothing; and the colour of the background.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,3 +68,21 @@ class ReadOut(torch.nn.Module):
             right[key] = (guesses[key] == targets[key])[stands].float().mean().item()
         placed = ((guesses["colour"] > 0) == (targets["colour"] > 0)).all(1)
         return {**right, "position": placed.float().mean().item()}
+
+
+Targets = dict[str, torch.Tensor]
+
+
+def fit_probe(
+    features: torch.Tensor, targets: Targets, steps: int = 800, peak: float = 0.02
+) -> Callable[[torch.Tensor, Targets], dict[str, float]]:
+    """Fit a read-out to frozen features [B, width]; returns the function that measures it on others."""
+    mean, std = features.mean(0), features.std(0) + 1e-6
+    probe = ReadOut(features.shape[1])
+    optimiser = torch.optim.Adam(probe.parameters(), lr=peak)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = peak * (1 - step / steps)
+        optimiser.zero_grad()
+        probe.loss((features - mean) / std, targets).backward()
+        optimiser.step()
+    return lambda others, answers: probe.accuracy((others - mean) / std, answers)

@@ -80,13 +80,15 @@ def optimise(
 def matrices_and_others(
     modules: Iterable[torch.nn.Module],
 ) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Weights of linear layers and convolutions, and every other parameter."""
-    matrices, others = [], []
+    """Weights that mix features (linear layers, convolutions), and every other parameter, each once."""
+    matrices: dict[int, torch.nn.Parameter] = {}
+    others: dict[int, torch.nn.Parameter] = {}
     for part in (part for module in modules for part in module.modules()):
         for name, parameter in part.named_parameters(recurse=False):
-            mixes = isinstance(part, torch.nn.Linear | torch.nn.Conv2d) and name == "weight"
-            (matrices if mixes else others).append(parameter)
-    return matrices, others
+            mixes = name == "weight" and parameter.ndim > 1 and not isinstance(part, torch.nn.Embedding)
+            (matrices if mixes else others)[id(parameter)] = parameter
+    # An output layer tied to an embedding appears in both; it is an embedding.
+    return [p for key, p in matrices.items() if key not in others], list(others.values())
 
 
 def _update(

@@ -60,7 +60,8 @@ def plot(name: str, curves: Sequence[Curve], alt: str, *, log: bool = False) -> 
         figure, axes = plt.subplots(figsize=SIZE_INCHES, layout="constrained")
         for curve, colour in zip(curves, _colours(len(curves)), strict=True):
             x, y = thinned(np.asarray(curve.x, float), np.asarray(curve.y, float))
-            axes.plot(x, y, color=colour, linewidth=1.8, label=curve.name, solid_capstyle="round")
+            marker = "o" if len(x) == 1 else None  # a line of one point shows nothing
+            axes.plot(x, y, color=colour, linewidth=1.8, label=curve.name, solid_capstyle="round", marker=marker)
         _dress(axes, log)
         if len(curves) > 1:
             figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.2)

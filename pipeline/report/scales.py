@@ -98,8 +98,10 @@ def _kid(card: Card) -> Score:
     meaning = (
         "The same comparison by a kernel, without FID's bias from few images: 0 on average for two draws of one set."
     )
-    short, error = "the same by another measure, unbiased with few images", f"± {score(card['kid_std_error'])}"
-    return Score("KID", score(card["kid"]), error, "lower is better", short, meaning, [])
+    short, value = "the same by another measure, unbiased with few images", score(card["kid"])
+    decimals = len(value.partition(".")[2])
+    error = f"± {card['kid_std_error']:.{decimals}f}"
+    return Score("KID", value, error, "lower is better", short, meaning, [])
 
 
 def _clip_score(card: Card) -> Score:

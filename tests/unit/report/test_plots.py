@@ -40,6 +40,12 @@ def test_a_name_is_escaped():
     assert "&lt;script&gt;" in plot("x", [Curve("<script>", [1, 2], [1, 2]), CURVES[0]], "x")
 
 
+def test_a_curve_of_one_point_is_a_dot():
+    dot, line = (plot("x", [Curve("one", x, x)], "x") for x in ([5.0], [5.0, 6.0]))
+    drawn = "fill: var(--curve-1)"
+    assert drawn in dot and drawn not in line
+
+
 def test_more_curves_than_colours_and_gaps():
     nothing = Curve("gap", [1, 2, 3], [1.0, None, 2.0])
     ET.fromstring(plot("x", [nothing] * 6, "x", log=True))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from pipeline import artifacts
 from pipeline.artifacts import Manifest
@@ -57,6 +58,15 @@ def write_manifest(folder: Path, px: int, side: int, latents=None) -> Path:
     manifest |= {"text_shape": [LENGTH, WIDTH], "vae": {}, "text_encoder": {}, "shards": shards, "counts": {}, "files": {"index": record}}
     artifacts.write_json(folder / "manifest.json", manifest)
     return folder / "manifest.json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small get slower with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

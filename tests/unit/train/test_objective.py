@@ -55,11 +55,10 @@ def test_random_numbers_follow_the_position_of_a_sample(slice_of, manifest, samp
 @pytest.mark.parametrize("mask_ratio", [0.0, 0.5])
 def test_microbatches_give_the_weights_of_the_whole_batch(slice_of, manifest, samples, mask_ratio):
     slice_ = slice_of(mask_ratio=mask_ratio)
-    learners = [Learner(slice_, objective(slice_, manifest), None, Processes("cpu"), size) for size in (None, 24, 7, 1)]
-    for start in (0, 24, 48):
+    learners = [Learner(slice_, objective(slice_, manifest), None, Processes("cpu"), size) for size in (None, 24, 7)]
+    for start in (0, 24):
         norms = [learner.step(samples.batch(start, 24), start + 24)[1] for learner in learners]
         assert torch.allclose(norms[0], torch.stack(norms), rtol=1e-4)
-    first, *others = [torch.cat([p.detach().flatten() for p in learner.model.parameters()]) for learner in learners]
-    assert torch.equal(first, others[0])
-    for other in others[1:]:
-        assert (first - other).norm() / first.norm() < 1e-4
+    first, whole, cut = [torch.cat([p.detach().flatten() for p in learner.model.parameters()]) for learner in learners]
+    assert torch.equal(first, whole)
+    assert (first - cut).norm() / first.norm() < 1e-4
