@@ -246,7 +246,12 @@ class Manifest:
 
 
 def verify(folder: Path) -> Iterator[str]:
-    """Hash every file that a sidecar or manifest under `folder` names. Yields one line a fault."""
+    """Hash every file that a sidecar or manifest under `folder` names. Yields one line a fault.
+
+    Raises: UserError if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; nothing was verified")
     for path in sorted(folder.rglob("*.json")):
         try:
             value = json.loads(path.read_text(encoding="utf-8"))

@@ -1,9 +1,11 @@
-"""Names for content: canonical JSON, short digests, and a hash of the code behind a step."""
+"""Names for content: canonical JSON, short digests, a hash of the code behind a step, the commit."""
 
 import ast
 import hashlib
 import importlib.util
 import json
+import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,20 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any, length: int = 12) -> str:
     """Short sha256 of a JSON-able value, in hex digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+def git_commit() -> str | None:
+    """The commit of this program, with `+` if tracked files differ from it; None outside a checkout."""
+    if shutil.which("git") is None:
+        return None
+    head = _git("rev-parse", "--verify", "HEAD")
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+" if _git("status", "--porcelain", "--untracked-files=no").stdout.strip() else "")
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
 
 
 @cache

@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         """Move every weight against its orthogonalised Nesterov momentum."""
         for group in self.param_groups:
-            for weight in group["params"]:
+            for weight in (w for w in group["params"] if w.grad is not None):
                 memory = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 memory.mul_(group["momentum"]).add_(weight.grad)
                 update = orthogonal(weight.grad.add(memory, alpha=group["momentum"]).flatten(1))

@@ -65,7 +65,8 @@ def train(out_folder: Path, seed: int = 0, steps: int = 1200, batch: int = 96) -
     def loss_at(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         scenes = scenes_of(seed, "train", step * batch, batch, TWO_OBJECT_SHARE)
         texts = [caption(scene, (i + step) % len(WORDINGS), True) for i, scene in enumerate(scenes)]
-        return model(pixel_values=pixels(scenes, 64), labels=labels_of(tokenizer, texts)).loss, {}
+        labels, mask = labels_of(tokenizer, texts)
+        return model(pixels(scenes, 64), labels=labels, decoder_attention_mask=mask).loss, {}
 
     parameters = matrices_and_others([model])
     seconds = optimise("captioner", *parameters, loss_at, steps, MUON_PEAK, ADAMW_PEAK, weight_decay=0.05)
@@ -75,10 +76,11 @@ def train(out_folder: Path, seed: int = 0, steps: int = 1200, batch: int = 96) -
     finish(model.eval(), tokenizer, folder, seed, steps, batch, seconds)
 
 
-def labels_of(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
-    """Token numbers to predict [B, 23]: the words and one end mark, then IGNORE."""
+def labels_of(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token numbers to predict [B, 23] (the words, one end mark, then IGNORE) and the mask of what is read."""
     tokens = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
-    return tokens.input_ids.masked_fill(tokens.attention_mask == 0, IGNORE)[:, 1:]
+    labels = tokens.input_ids.masked_fill(tokens.attention_mask == 0, IGNORE)[:, 1:]
+    return labels, tokens.attention_mask[:, :-1]
 
 
 def finish(

@@ -1,13 +1,11 @@
 """What an evaluation card says besides the scores: what made them, and what they may be compared with."""
 
 import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 
-from pipeline.fingerprint import ROOT
 from pipeline.metrics.features import FeatureNetwork
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "clean-fid", "numpy", "scipy", "pillow")
@@ -39,20 +37,6 @@ def warnings_for(network: FeatureNetwork, images: int) -> list[str]:
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def git_commit() -> str | None:
-    """The commit of this program, with `+` if files differ from it; None outside a checkout."""
-    def git(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
-
-    try:
-        head = git("rev-parse", "--verify", "HEAD")
-    except FileNotFoundError:  # no git on this machine
-        return None
-    if head.returncode:
-        return None
-    return head.stdout.strip() + ("+" if git("status", "--porcelain", "--untracked-files=no").stdout.strip() else "")
 
 
 class Clock:

@@ -15,7 +15,7 @@ from pipeline.evaluate import card, gallery
 from pipeline.evaluate.reals import PREPARATION, Real, captions_sha256, ids_sha256, read_reals, with_captions
 from pipeline.evaluate.sample import Images, Sampler, Trained, reconstruct
 from pipeline.evaluate.scores import Prepared, Scorer, accuracy, distances, two_draws
-from pipeline.fingerprint import digest
+from pipeline.fingerprint import digest, git_commit
 from pipeline.frozen.clip import load_clip
 from pipeline.frozen.models import content, identity
 from pipeline.frozen.text import load_text_encoder
@@ -208,7 +208,7 @@ def _facts(
         "why_not": reasons,
         "warnings": card.warnings_for(network, len(chosen)),
         "config_fingerprint": digest(slice_.results()),
-        "git_commit": card.git_commit(),
+        "git_commit": git_commit(),
         "versions": card.versions(),
         "device": device_name(sampler.device),
         "drawn": made.drawn,

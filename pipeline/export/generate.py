@@ -96,7 +96,7 @@ class Artist:
         if px != trained_px:
             config = at_resolution(config, px // vae.factor)
             state = weights_at(config, state)
-        network = MicroDiT.from_state(config, state).to(device).eval()
+        network = MicroDiT.from_state(config, state).to(device, torch.float32).eval()  # imported ones may be halves
         return cls(network, edm, text_encoder, vae, px, device)
 
     def draw(self, drawings: Sequence[Drawing], batch: int, *settings: Any) -> Iterator[tuple[Drawing, Image.Image]]:

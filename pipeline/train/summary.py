@@ -1,7 +1,6 @@
 """summary.json: what a finished stage is, where it came from and what it cost."""
 
 import platform
-import subprocess
 from importlib.metadata import version
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 
 from pipeline.artifacts import Manifest
 from pipeline.config.steps import TrainSlice
-from pipeline.fingerprint import ROOT, digest
+from pipeline.fingerprint import digest, git_commit
 from pipeline.model import parameter_count, training_flops
 from pipeline.runtime import device_name
 from pipeline.train.network import Parent
@@ -58,9 +57,3 @@ def summary(
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "accelerate": version("accelerate")},
     }
-
-
-def git_commit() -> str | None:
-    """Commit of the checkout that this code runs from; None outside of one."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,11 +1,13 @@
 """Names for content: what changes them and what does not."""
 
+import subprocess
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import fingerprint
-from pipeline.fingerprint import canonical_json, code_fingerprint, digest
+from pipeline.fingerprint import canonical_json, code_fingerprint, digest, git_commit
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
 
@@ -55,3 +57,22 @@ def test_an_edit_in_an_imported_module_changes_it(package):
 def test_an_edit_in_an_unrelated_module_changes_nothing(package):
     before = code_fingerprint("pipeline.part.step")
     assert _fingerprint_after(package / "other.py", "def g():\n    return 9\n") == before
+
+
+def test_the_commit_is_that_of_the_checkout_and_none_outside_one(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    assert git_commit() is None
+    git("init")
+    assert git_commit() is None
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "one")
+    assert git_commit() == git("rev-parse", "HEAD")
+    (tmp_path / "file").write_text("2")
+    assert git_commit() == git("rev-parse", "HEAD") + "+"

@@ -34,12 +34,16 @@ wildcard_constraints:
 
 
 def write_run_record():
-    """Runtime and report keys reach the steps through this file."""
+    """Runtime and report keys reach the steps through this file. Records of processes of other configurations go."""
     from pathlib import Path
 
     from pipeline.artifacts import write_json
 
     write_json(Path(RUN_RECORD), CONFIG.model_dump(mode="json"))
+    names = (*CONFIG.sources, *CONFIG.schedule)
+    for record in Path("results/work/processes").glob("*-*.json"):
+        if not record.stem.partition("-")[2].startswith(names):
+            record.unlink()
 
 
 def step_config(step, *names):

@@ -11,6 +11,7 @@ rule report:
         manifests=all_stages("results/manifests/{stage}.json"),
         stages=all_stages("results/train/{stage}/summary.json"),
         gallery=f"results/eval/{FINAL_STAGE}/gallery.json",
+        templates=["pipeline/report/templates/page.html", "pipeline/report/templates/page.css"],
     output:
         report("results/report.html", category="Report"),
     log:

@@ -1,4 +1,3 @@
-import subprocess
 import time
 
 import pytest
@@ -32,25 +31,6 @@ def test_fewer_images_than_twice_the_width_are_warned_of(images, warned):
     network = FeatureNetwork("clip", "hash", 32, 64, lambda pixels: pixels)
     found = card.warnings_for(network, images)
     assert bool(found) == warned and all(f"{images} images for 64 features" in line for line in found)
-
-
-def test_the_commit_is_that_of_the_checkout_and_none_outside_one(tmp_path, monkeypatch):
-    def git(*words):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        done = subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.setattr(card, "ROOT", tmp_path)
-    assert card.git_commit() is None
-    git("init")
-    assert card.git_commit() is None
-    (tmp_path / "file").write_text("1")
-    git("add", "file")
-    git("commit", "-m", "one")
-    assert card.git_commit() == git("rev-parse", "HEAD")
-    (tmp_path / "file").write_text("2")
-    assert card.git_commit() == git("rev-parse", "HEAD") + "+"
 
 
 def test_a_part_that_runs_twice_is_added_up():

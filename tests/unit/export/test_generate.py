@@ -64,6 +64,15 @@ def test_another_resolution(model, tmp_path):
         run(["one"], tmp_path / "x.png", model, **{**OPTIONS, "px": 30})
 
 
+def test_weights_in_half_precision(model, tmp_path, small_config, random_state, frozen_models):
+    vae, text_encoder = frozen_models
+    halves = {name: value.half() for name, value in random_state.items()}
+    save_model_folder(tmp_path / "half", small_config, halves, {"vae": vae, "text_encoder": text_encoder})
+    for folder in (model, tmp_path / "half"):
+        run(["one"], tmp_path / f"{folder.name}.png", folder, **OPTIONS)
+    assert np.abs(pixels(tmp_path / "half.png").astype(int) - pixels(tmp_path / "model.png")).max() < 20
+
+
 def _config(model, **changes):
     card = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**card, **changes}))

@@ -54,8 +54,9 @@ def write_manifest(folder: Path, px: int, side: int, latents=None) -> Path:
     index = [(number, row) for number, rows in enumerate(ROWS) for row in range(rows)]
     columns = [pa.array(column, pa.int32()) for column in zip(*index, strict=True)]
     record = write_arrow(folder / "index.arrow", artifacts.INDEX, columns)
-    manifest = {"kind": "manifest", "info": {}, "stage": "toy", "px": px, "samples": len(index), "latent_shape": [CHANNELS, side, side]}
-    manifest |= {"text_shape": [LENGTH, WIDTH], "vae": {}, "text_encoder": {}, "shards": shards, "counts": {}, "files": {"index": record}}
+    manifest = {"kind": "manifest", "info": {}, "stage": "toy", "px": px, "samples": len(index), "shards": shards, "counts": {}}
+    manifest |= {"latent_shape": [CHANNELS, side, side], "text_shape": [LENGTH, WIDTH], "vae": {}, "text_encoder": {}}
+    manifest |= {"files": {"index": record}}
     artifacts.write_json(folder / "manifest.json", manifest)
     return folder / "manifest.json"
 
@@ -103,7 +104,8 @@ def slice_of():
 # Whole runs are processes of their own, so that real signals can end them. They are forked by a server that has
 # imported torch and diffusers once; each import takes seconds.
 
-PRELOADED = ["pipeline.train.stage", "pipeline.__main__", "tests.unit.train.conftest", "diffusers.models.autoencoders.autoencoder_kl"]
+PRELOADED = ["pipeline.train.stage", "pipeline.__main__", "tests.unit.train.conftest"]
+PRELOADED += ["diffusers.models.autoencoders.autoencoder_kl"]
 
 
 def make_vae(folder):

@@ -65,7 +65,10 @@ def test_weights_carry_over_and_positions_are_made_anew(slice_of, manifest, toy_
     [
         (lambda t: t.pop("final_layer.linear.bias"), "final_layer.linear.bias has shape null, this stage needs [4]"),
         (lambda t: t.update(extra=torch.zeros(1)), "extra has shape [1], this stage needs null"),
-        (lambda t: t.update({"x_embedder.proj.bias": torch.zeros(2)}), "x_embedder.proj.bias has shape [2], this stage needs [32]"),
+        (
+            lambda t: t.update({"x_embedder.proj.bias": torch.zeros(2)}),
+            "x_embedder.proj.bias has shape [2], this stage needs [32]",
+        ),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(slice_of, manifest, parent, change, fault):

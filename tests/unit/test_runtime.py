@@ -1,0 +1,68 @@
+"""Progress lines, stop requests and process records."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.runtime import StopRequest, pick_device, pick_precision, process_record, progress
+
+
+def test_progress_in_a_log_is_lines_with_rate_and_time_left(capsys):
+    with progress("encode", total=10) as bar:
+        for _ in range(10):
+            bar.update()
+    error = capsys.readouterr().err
+    assert "\r" not in error and error.endswith("\n")
+    assert "encode: 100% 10/10 images" in error and "left" in error
+
+
+@pytest.fixture
+def handlers():
+    names = ("SIGTERM", "SIGUSR1", "SIGINT")
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_is_a_reason_to_stop(handlers, name):
+    stop = StopRequest()
+    assert stop.reason() is None
+    os.kill(os.getpid(), getattr(signal, name))
+    assert stop.reason() == name
+
+
+def test_a_deadline_is_a_reason_to_stop(handlers):
+    assert StopRequest(deadline_minutes=60).reason() is None
+    stop = StopRequest(deadline_minutes=0.0001)
+    time.sleep(0.02)
+    assert stop.reason() == "deadline"
+
+
+def test_a_process_record_says_what_was_loaded(tmp_path):
+    with process_record("encode", "a/b", tmp_path):
+        pass
+    record = json.loads((tmp_path / "encode-a-b.json").read_text())
+    assert record["imports"][0] == "torch" and record["seconds"] > 0 and record["peak_memory_mb"] > 10
+
+
+def test_a_failed_step_leaves_no_record(tmp_path):
+    with pytest.raises(ZeroDivisionError), process_record("encode", "a", tmp_path):
+        _ = 1 / 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_precision("auto", torch.device("cpu")) == torch.float32
+    assert pick_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
+    assert pick_precision("auto", torch.device("cuda")) == torch.bfloat16
+    absent = next(d for d in ("mps", "cuda") if pick_device("auto").type != d)
+    with pytest.raises(UserError, match=f"runtime.device: '{absent}' is not available"):
+        pick_device(absent)
