@@ -21,14 +21,20 @@ app = typer.Typer(
 
 ConfigOption = Annotated[str, typer.Option("--config", help="the step's slice of the configuration, as JSON")]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="the run's record, for runtime and report keys")]
+Shard = Annotated[Path, typer.Option("--images", help="sidecar of the shard's images")]
 OutOption = Annotated[Path, typer.Option("--out", help="what to write")]
-Paths = Annotated[list[Path], typer.Option()]
+Paths = Annotated[list[Path], typer.Option(help="files in their order, one option each")]
 
 RECORDS = Path("results/work/processes")
 
 
 @app.command()
-def collect(config: ConfigOption, shard: int, out: OutOption, settings: SettingsOption = None) -> None:
+def collect(
+    config: ConfigOption,
+    shard: Annotated[int, typer.Argument(help="number of the shard, from 0")],
+    out: OutOption,
+    settings: SettingsOption = None,
+) -> None:
     """Raw images to one webdataset shard (.tar) and its ledger (.parquet). OUT is the sidecar, SHARD its number."""
     from pipeline.sources.collect import run
 
@@ -38,7 +44,7 @@ def collect(config: ConfigOption, shard: int, out: OutOption, settings: Settings
 
 
 @app.command()
-def caption(config: ConfigOption, images: Annotated[Path, typer.Option()], out: OutOption, settings: SettingsOption = None) -> None:
+def caption(config: ConfigOption, images: Shard, out: OutOption, settings: SettingsOption = None) -> None:
     """A caption for every image of a shard: kept, filled in, or written by the captioner."""
     from pipeline.caption.captions import run
 
@@ -49,8 +55,8 @@ def caption(config: ConfigOption, images: Annotated[Path, typer.Option()], out: 
 @app.command()
 def encode(
     config: ConfigOption,
-    images: Annotated[Path, typer.Option()],
-    captions: Annotated[Path, typer.Option()],
+    images: Shard,
+    captions: Annotated[Path, typer.Option(help="sidecar of the shard's captions")],
     latents: Annotated[Path, typer.Option(help="folder of the source's latents")],
     text: Annotated[Path, typer.Option(help="folder of the source's text embeddings")],
     out: OutOption,
@@ -75,7 +81,7 @@ def manifest(config: ConfigOption, encoded: Paths, evaluation: Paths, out: OutOp
 @app.command()
 def train(
     config: ConfigOption,
-    manifest: Annotated[Path, typer.Option()],
+    manifest: Annotated[Path, typer.Option(help="manifest of the stage")],
     work: Annotated[Path, typer.Option(help="folder of checkpoints; the same command goes on from there")],
     out: OutOption,
     parent: Annotated[Path | None, typer.Option(help="folder of the stage before")] = None,
@@ -121,7 +127,7 @@ def card(
 
 @app.command()
 def report(
-    card: Annotated[Path, typer.Option()],
+    card: Annotated[Path, typer.Option(help="evaluation card of the run")],
     manifests: Paths,
     stages: Paths,
     evaluation: Annotated[Path, typer.Option(help="folder of the evaluation")],
@@ -147,13 +153,13 @@ def generate(
     prompts: Annotated[list[str], typer.Argument(help="what to draw")],
     out: Annotated[Path, typer.Option("--out", "-o", help="a .png for one prompt or a grid; a folder for one file each")] = Path("out.png"),
     model: Annotated[Path, typer.Option(help="folder of a trained model")] = Path("results/model"),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the initial noise")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Heun steps")] = 30,
     guidance: Annotated[float, typer.Option(min=0, help="classifier-free guidance scale; 1 is none")] = 5.0,
     batch: Annotated[int, typer.Option(min=1, help="images sampled together")] = 16,
     count: Annotated[int, typer.Option(min=1, help="images a prompt")] = 1,
     px: Annotated[int | None, typer.Option(help="resolution; the trained one unless given")] = None,
-    device: Annotated[str, typer.Option()] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
 ) -> None:
     """Draw pictures from a trained model."""
     from pipeline.export.generate import run
@@ -188,8 +194,8 @@ def export_official(
 @app.command()
 def config(
     step: Annotated[str, typer.Argument(help=", ".join(STEPS))],
-    source: str | None = None,
-    stage: str | None = None,
+    source: Annotated[str | None, typer.Option(help="for collect, caption and encode")] = None,
+    stage: Annotated[str | None, typer.Option(help="for manifest and train")] = None,
     configfile: Annotated[list[Path], typer.Option(help="YAML files, each laid over the one before")] = [Path("config.yaml")],  # noqa: B006
 ) -> None:
     """Print the slice of the configuration that a step is given."""
@@ -227,10 +233,10 @@ def show(card: Annotated[Path, typer.Argument(help="evaluation card")] = Path("r
 def embedded(
     what: Annotated[str, typer.Argument(help="coco: the held-out evaluation set; vae, clip, captioner: train that model")],
     out: OutOption,
-    seed: int = 0,
-    images: int = 640,
-    two_objects: int = 128,
-    px: int = 64,
+    seed: Annotated[int, typer.Option(help="seed of the scenes and of the first weights")] = 0,
+    images: Annotated[int, typer.Option(help="coco: images in all")] = 640,
+    two_objects: Annotated[int, typer.Option(help="coco: images among them with two objects")] = 128,
+    px: Annotated[int, typer.Option(help="coco: width and height of an image")] = 64,
 ) -> None:
     """Make what the default run needs: its evaluation set, and its frozen models from scratch."""
     from pipeline.embedded.make import run

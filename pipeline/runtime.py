@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
@@ -45,7 +45,11 @@ def device_name(device: "torch.device") -> str:
 
 
 class _Lines:
-    """Turns tqdm's carriage returns into lines, for logs and pipes."""
+    """Turns tqdm's carriage returns into lines, for logs and pipes.
+
+    Once nobody reads the pipe, lines are let go: a signal to a process group (Ctrl-C, a batch system) ends the `tee`
+    behind a step before the step has saved its work.
+    """
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -53,10 +57,12 @@ class _Lines:
     def write(self, text: str) -> None:
         line = text.strip("\r\n ")
         if line:
-            self._stream.write(line + "\n")
+            with suppress(BrokenPipeError):
+                self._stream.write(line + "\n")
 
     def flush(self) -> None:
-        self._stream.flush()
+        with suppress(BrokenPipeError):
+            self._stream.flush()
 
 
 @contextmanager

@@ -1,8 +1,9 @@
-"""Files made from the configuration's definition: the JSON schema for editors, and the reference page.
+"""Files made from definitions in the code: the configuration's JSON schema for editors, and two reference pages.
 
 `python -m pipeline.config.generated` writes them, `--check` only compares.
 """
 
+import importlib
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import typer
 from pydantic.fields import FieldInfo
 
 from pipeline.config import schema
@@ -87,14 +89,53 @@ def _default(field: FieldInfo) -> str:
     return "see below" if isinstance(value, Section) else f"`{json.dumps(value)}`"
 
 
-FILES = {"workflow/schemas/config.schema.json": json_schema, "docs/reference/config.md": reference}
+CLI_INTRO = """# Command line
+
+Made from `pipeline/__main__.py` by `make generated`; do not edit.
+
+`python -m pipeline COMMAND …`. The rules of the workflow call these commands; each also works by hand. The JSON that
+`--config` takes is printed by `python -m pipeline config STEP`. A mistake is one line on stderr and exit code 1, a
+wrong option exit code 2.
+
+"""
+
+
+def command_line() -> str:
+    """One table a sub-command: argument or option, type, default, meaning."""
+    # By name: the command line imports this package, which for its part must not depend on it.
+    group = typer.main.get_command(importlib.import_module("pipeline.__main__").app)
+    return CLI_INTRO + "\n".join(_command(name, command) for name, command in group.commands.items())
+
+
+def _command(name: str, command: Any) -> str:
+    rows = "".join(_parameter(parameter) for parameter in command.params)
+    return f"## {name}\n\n{command.help}\n\n| argument or option | type | default | meaning |\n|---|---|---|---|\n{rows}"
+
+
+def _parameter(parameter: Any) -> str:
+    names = ", ".join(f"`{name if name.startswith('-') else name.upper()}`" for name in parameter.opts)
+    default = "required" if parameter.required else _shown(parameter.default)
+    cells = [names, parameter.bare_type(), default, parameter.help or ""]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _shown(default: Any) -> str:
+    values = default if isinstance(default, list) else [default]
+    return "" if default in (None, "") else " ".join(f"`{value}`" for value in values)
+
+
+FILES = {
+    "workflow/schemas/config.schema.json": json_schema,
+    "docs/reference/config.md": reference,
+    "docs/reference/cli.md": command_line,
+}
 
 
 def main() -> int:
     stale = [name for name, make in FILES.items() if not (ROOT / name).exists() or (ROOT / name).read_text("utf-8") != make()]
     if "--check" in sys.argv[1:]:
         for name in stale:
-            print(f"error: {name} is not in step with pipeline/config/schema.py; run `make generated`", file=sys.stderr)
+            print(f"error: {name} is not in step with the code it is made from; run `make generated`", file=sys.stderr)
         return 1 if stale else 0
     for name in stale:
         Path(ROOT / name).write_text(FILES[name](), encoding="utf-8")

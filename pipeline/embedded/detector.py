@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from pipeline.embedded.scenes import BACKGROUNDS, COLOURS, OUTLINES, POSITIONS, SHAPES, SIZES
+from pipeline.embedded.scenes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES, SUPERSAMPLING, draw_shape
 
 OBJECT_ATTRIBUTES = ("colour", "shape", "size", "position")
 MAX_OBJECTS = 2
@@ -23,7 +23,6 @@ CONTRAST = 36.0
 SMALLEST_SHARE = 0.012
 # The geometric mean of the two radii separates them at equal relative error.
 LARGE_RADIUS = float(np.sqrt(SIZES["small"] * SIZES["large"]))
-_SUPERSAMPLING = 4
 
 
 def detect(image: np.ndarray) -> dict[str, Any]:
@@ -104,14 +103,10 @@ def _fit(coverage: np.ndarray) -> tuple[str, tuple[float, float], float]:
 
 def draw_coverage(shape: str, centre: tuple[float, float], radius: float, px: int) -> np.ndarray:
     """Coverage [px, px] in [0, 1] of a shape; centre (x, y) and radius in pixels."""
-    (x, y), r = (v * _SUPERSAMPLING for v in centre), radius * _SUPERSAMPLING
-    canvas = Image.new("L", (px * _SUPERSAMPLING,) * 2)
-    pen = ImageDraw.Draw(canvas)
-    if shape == "circle":
-        pen.ellipse((x - r, y - r, x + r - 1, y + r - 1), fill=255)
-    else:
-        pen.polygon([(x + u * r - 0.5, y + v * r - 0.5) for u, v in OUTLINES[shape]], fill=255)
-    return np.asarray(canvas.reduce(_SUPERSAMPLING), dtype=np.float32) / 255
+    canvas = Image.new("L", (px * SUPERSAMPLING, px * SUPERSAMPLING))
+    scaled = (centre[0] * SUPERSAMPLING, centre[1] * SUPERSAMPLING)
+    draw_shape(ImageDraw.Draw(canvas), shape, scaled, radius * SUPERSAMPLING, 255)
+    return np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float32) / 255
 
 
 def _unit(shape: str) -> tuple[float, float]:
@@ -133,8 +128,7 @@ def score(images: Iterable[np.ndarray], attributes: Iterable[dict[str, Any]]) ->
     """Accuracies of images [H, W, 3] (0-255) against the attributes they should show.
 
     Returns {"one_object": {...}, "two_objects": {...}} (a group without images is left out), each with the number
-    of images, the share with the right number of objects, the accuracy of the background by image and of colour,
-    shape, size and position by expected object. An object that is not there counts as wrong in everything.
+    of images, the means of what `compare` gives, and "all": the share of images with every attribute right.
     """
     groups: dict[str, list[dict[str, float]]] = {}
     for image, expected in zip(images, attributes, strict=True):
@@ -150,16 +144,17 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
 def compare(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
     """Shares in [0, 1] of the expected attributes that were found, for one image.
 
-    Objects are paired in the way that agrees best, so their order does not matter.
+    Colour, shape, size, position: by expected object; one that is missing is wrong in everything. Of the found
+    objects only the largest count, as many as expected, paired in the way that agrees best. Background; number:
+    whether the number of objects is right; all: whether everything is.
     """
     wanted = expected["objects"]
-    slots = found["objects"] + [{}] * len(wanted)
-    pairings = permutations(slots, len(wanted))
-    best = max(([_agreement(f, w) for f, w in zip(p, wanted, strict=True)] for p in pairings), key=np.sum)
-    shares = dict(zip(OBJECT_ATTRIBUTES, np.mean(best, axis=0).tolist(), strict=True))
+    slots = (found["objects"] + [{}] * len(wanted))[: len(wanted)]
+    pairings = ([_agreement(f, w) for f, w in zip(p, wanted, strict=True)] for p in permutations(slots))
+    shares = dict(zip(OBJECT_ATTRIBUTES, np.mean(max(pairings, key=np.sum), axis=0).tolist(), strict=True))
     shares["background"] = float(found["background"] == expected["background"])
     shares["number"] = float(len(found["objects"]) == len(wanted))
-    return shares
+    return {**shares, "all": float(min(shares.values()) == 1)}
 
 
 def _agreement(found: dict[str, str], wanted: dict[str, Any]) -> list[float]:

@@ -45,10 +45,7 @@ class ReadOut(torch.nn.Module):
     def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
         """Scores: colour, shape, size [B, classes, positions], background [B, classes]."""
         pieces = dict(zip(self.parts, self.linear(features).split(tuple(self.parts.values()), 1), strict=True))
-        return {
-            key: piece if key == "background" else piece.unflatten(1, (-1, len(POSITIONS)))
-            for key, piece in pieces.items()
-        }
+        return {key: piece if key == "background" else piece.unflatten(1, (-1, len(POSITIONS))) for key, piece in pieces.items()}
 
     def loss(self, features: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
         """The sum of the cross-entropies of the four attributes."""

@@ -10,7 +10,7 @@ Lengths and coordinates are fractions of the image side, (0, 0) is the top left 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -113,20 +113,18 @@ class Scene:
     @staticmethod
     def from_attributes(attributes: dict[str, Any]) -> "Scene":
         """The scene that `attributes` (from `Scene.attributes`) describes."""
-        objects = tuple(
-            SceneObject(**{**o, "rgb": tuple(o["rgb"]), "centre": tuple(o["centre"])}) for o in attributes["objects"]
-        )
+        objects = tuple(SceneObject(**{**o, "rgb": tuple(o["rgb"]), "centre": tuple(o["centre"])}) for o in attributes["objects"])
         return Scene(objects, attributes["background"], tuple(attributes["background_rgb"]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_held_out(colour: str, shape: str, position: str, background: str) -> bool:
     """Whether this combination belongs to the held-out set: the same answer for every seed and machine."""
     digest = hashlib.sha256(f"{colour}|{shape}|{position}|{background}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < HELDOUT_SHARE * 2**64
 
 
-@lru_cache(maxsize=None)
+@cache
 def combinations(split: str) -> tuple[tuple[str, str, str, str], ...]:
     """All (colour, shape, position, background) combinations that `split` may draw."""
     if split not in SPLITS:
@@ -150,15 +148,11 @@ def draw_scene(seed: int, split: str, index: int, two_object_share: float = 0.25
     return Scene(objects, first[3], _jittered_rgb(rng, BACKGROUNDS[first[3]]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _partners(split: str, first: tuple[str, str, str, str]) -> list[tuple[str, str, str, str]]:
     """The second object's choices: the same background, another corner, another colour."""
     colour, _, position, background = first
-    return [
-        c
-        for c in combinations(split)
-        if c[3] == background and c[2] in CORNERS and c[2] != position and c[0] != colour
-    ]
+    return [c for c in combinations(split) if c[3] == background and c[2] in CORNERS and c[2] != position and c[0] != colour]
 
 
 def _pick(rng: np.random.Generator, choices: Any) -> Any:
@@ -190,17 +184,19 @@ def render(scene: Scene, px: int = NATIVE_PX) -> Image.Image:
     canvas = Image.new("RGB", (side, side), _whole(scene.background_rgb))
     pen = ImageDraw.Draw(canvas)
     for item in scene.objects:
-        _draw_object(pen, item, side)
+        x, y = item.centre
+        draw_shape(pen, item.shape, (x * side, y * side), item.radius * side, _whole(item.rgb))
     return canvas.reduce(SUPERSAMPLING)
 
 
-def _draw_object(pen: ImageDraw.ImageDraw, item: SceneObject, side: int) -> None:
-    (x, y), r = (v * side for v in item.centre), item.radius * side
-    if item.shape == "circle":
-        # Pillow includes the last pixel, hence the -1.
-        pen.ellipse((x - r, y - r, x + r - 1, y + r - 1), fill=_whole(item.rgb))
+def draw_shape(pen: ImageDraw.ImageDraw, shape: str, centre: tuple[float, float], radius: float, fill: Any) -> None:
+    """Fill a shape with hard edges; centre (x, y) and radius in pixels of the canvas of `pen`."""
+    (x, y), r = centre, radius
+    # Pillow paints the last pixel too, and counts from the middle of a pixel.
+    if shape == "circle":
+        pen.ellipse((x - r, y - r, x + r - 1, y + r - 1), fill=fill)
     else:
-        pen.polygon([(x + u * r - 0.5, y + v * r - 0.5) for u, v in OUTLINES[item.shape]], fill=_whole(item.rgb))
+        pen.polygon([(x + u * r - 0.5, y + v * r - 0.5) for u, v in OUTLINES[shape]], fill=fill)
 
 
 def _whole(rgb: tuple[float, float, float]) -> tuple[int, int, int]:

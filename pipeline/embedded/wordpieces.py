@@ -4,6 +4,7 @@ Every byte is in the base vocabulary, with and without the end-of-word mark, so 
 spelling; the words of the captions are one token each.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 
@@ -48,7 +49,7 @@ def learn_merges(words: Counter[str]) -> list[tuple[str, str]]:
 def _count_pairs(spelled: dict[str, list[str]], words: Counter[str]) -> Counter[tuple[str, str]]:
     pairs: Counter[tuple[str, str]] = Counter()
     for word, pieces in spelled.items():
-        for pair in zip(pieces, pieces[1:], strict=False):
+        for pair in itertools.pairwise(pieces):
             pairs[pair] += words[word]
     return pairs
 

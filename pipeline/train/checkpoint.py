@@ -107,8 +107,9 @@ class Checkpoints:
 
 
 def save_tensors(tensors: Tensors, path: Path) -> None:
-    """Write and flush to disk."""
+    """Write and flush to disk, readable by whom the folder is (safetensors itself makes private files)."""
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(path.parent.stat().st_mode & 0o666)
     _fsync(path)
 
 

@@ -39,7 +39,7 @@ class Processes:
         if self.count == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False)
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
     def unsynchronised(self, net: nn.Module) -> AbstractContextManager:
         """A context in which gradients add up locally, for all microbatches but the last."""

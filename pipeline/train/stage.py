@@ -67,7 +67,7 @@ class Training:
     def __init__(
         self, slice_: TrainSlice, settings: Settings, manifest: Path, parent: Path | None, work: Path, processes: Processes
     ) -> None:
-        self.slice, self.stage, self.every, self.processes = slice_, slice_.stage, settings.runtime, processes
+        self.slice, self.stage, self.settings, self.processes = slice_, slice_.stage, settings.runtime, processes
         self.clock = Clock(processes.device)
         self.manifest, self.parent = Manifest.read(manifest), Parent.read(parent)
         self.objective = Objective.of(
@@ -110,11 +110,11 @@ class Training:
                 bar.update(batch)
                 reason = STOPS[self.processes.agree(STOPS.index(stop.reason() or ""))]
                 at_end = self.state.images == total
-                if at_end or self.due(self.every.log_every_images):
+                if at_end or self.due(self.settings.log_every_images):
                     bar.set_postfix_str(self.log())
-                if not at_end and self.due(self.every.samples_every_images):
+                if not at_end and self.due(self.settings.samples_every_images):
                     self.draw_grid()
-                if at_end or reason or self.due(self.every.checkpoint_every_images):
+                if at_end or reason or self.due(self.settings.checkpoint_every_images):
                     self.save()
                 if reason and not at_end:
                     where = f"stopped by {reason} at {self.state.images} images"

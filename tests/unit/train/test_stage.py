@@ -211,3 +211,17 @@ def ends(processes):
     for process in processes:
         process.join(60)
     return [process.exitcode for process in processes]
+
+
+def test_it_saves_though_nobody_reads_its_log_any_more(trainer, masked, toy):
+    """A signal to a whole process group also ends the `tee` that writes the log."""
+    trainer.log().parent.mkdir()
+    os.mkfifo(trainer.log())
+    reader = os.open(trainer.log(), os.O_RDONLY | os.O_NONBLOCK)
+    process = trainer.start(masked, toy, checkpoint_every_images=960, **SLOWLY)
+    wait_until(process, lambda: trainer.measured() > 0)
+    os.close(reader)
+    wait_until(process, lambda: trainer.measured() > 192)  # lines of progress were lost on the way
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode != 0 and 192 < trainer.newest() < 960
