@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer._click.exceptions import ClickException  # typer does not export it
 
 from pipeline.config import STEPS, load, slice_for
 from pipeline.config import steps as slices
@@ -151,7 +152,9 @@ def model(weights: Annotated[Path, typer.Option(help="folder of a trained stage"
 @app.command()
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="what to draw")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="a .png for one prompt or a grid; a folder for one file each")] = Path("out.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="a .png for one prompt or a grid; a folder for one file each")] = Path(
+        "out.png"
+    ),
     model: Annotated[Path, typer.Option(help="folder of a trained model")] = Path("results/model"),
     seed: Annotated[int, typer.Option(min=0, help="seed of the initial noise")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Heun steps")] = 30,
@@ -170,7 +173,7 @@ def generate(
 @app.command("import-official")
 def import_official(
     checkpoint: Annotated[Path, typer.Argument(help="official checkpoint (.pt), read without running pickled code")],
-    out: OutOption = Path("results/model"),
+    out: OutOption = Path("results/imported"),
     vae: Annotated[str, typer.Option(help="frozen VAE the checkpoint was trained with")] = "",
     text_encoder: Annotated[str, typer.Option(help="frozen text encoder the checkpoint was trained with")] = "",
 ) -> None:
@@ -255,7 +258,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except typer._click.exceptions.ClickException as error:
+    except ClickException as error:
         print(f"error: {error.format_message()}", file=sys.stderr)
         return 2
     return 0

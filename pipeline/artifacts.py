@@ -116,7 +116,9 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _fsync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room or fix permissions and run again") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or fix permissions and run again"
+        ) from error
     finally:
         if temporary.exists():
             temporary.unlink()

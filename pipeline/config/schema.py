@@ -82,8 +82,12 @@ class FrozenModels(Section):
 class Source(Section):
     """What all kinds of source share."""
 
-    role: Literal["real", "synthetic", "evaluation"] = result("real", "what the images are used as; `evaluation` is never trained on")
-    caption: Literal["keep", "fill", "write"] = result("keep", "`keep` the given caption, `fill` in the missing ones with the captioner, or `write` all anew")
+    role: Literal["real", "synthetic", "evaluation"] = result(
+        "real", "what the images are used as; `evaluation` is never trained on"
+    )
+    caption: Literal["keep", "fill", "write"] = result(
+        "keep", "`keep` the given caption, `fill` in the missing ones with the captioner, or `write` all anew"
+    )
     shards: int = result(1, "fixed number of shards the source is split into; about 20,000 images each", ge=1, le=2000)
     min_side: int = result(256, "images with a shorter side are left out, in pixels", ge=8)
     store_side: int = result(512, "larger images are stored with this short side, in pixels", ge=8)
@@ -134,7 +138,9 @@ class Model(Section):
     frozen models; null means the preset's value."""
 
     preset: Literal["small", "tiny2", "xl2"] = result("small", "architecture to start from")
-    mask_mode: Literal["deferred", "naive", "none"] | None = result(None, "where patches are dropped: behind the patch-mixer, before the backbone, nowhere")
+    mask_mode: Literal["deferred", "naive", "none"] | None = result(
+        None, "where patches are dropped: behind the patch-mixer, before the backbone, nowhere"
+    )
     patch_size: int | None = result(None, "side of a patch, in latent pixels", ge=1)
     dim: int | None = result(None, "width of the backbone", ge=16)
     depth: int | None = result(None, "backbone blocks", ge=1)
@@ -269,7 +275,9 @@ class Config(Section):
             if self.stages[stage].px > source.store_side:
                 raise ValueError(f"sources.{name}.store_side: {source.store_side} is below {where}.px {self.stages[stage].px}")
         if self.stages[stage].images % self.stages[stage].batch_images:
-            raise ValueError(f"{where}.images: {self.stages[stage].images} is no multiple of batch_images {self.stages[stage].batch_images}")
+            raise ValueError(
+                f"{where}.images: {self.stages[stage].images} is no multiple of batch_images {self.stages[stage].batch_images}"
+            )
 
     def stage_sources(self, stage: str) -> list[str]:
         """Names of the sources a stage trains on."""

@@ -44,8 +44,7 @@ class EDM:
             if not getattr(self, name) > 0:
                 raise ValueError(f"diffusion: {name} is {getattr(self, name)}; give a number above 0")
         if not self.sigma_max > self.sigma_min:
-            raise ValueError(f"diffusion: sigma_max is {self.sigma_max}; "
-                             f"give a number above sigma_min ({self.sigma_min})")
+            raise ValueError(f"diffusion: sigma_max is {self.sigma_max}; give a number above sigma_min ({self.sigma_min})")
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -73,8 +72,7 @@ class EDM:
         """(σ² + σd²) / (σ·σd)², which makes the effective target unit variance at every level."""
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
-    def denoise(self, net: Network, x: Tensor, sigma: Tensor, text: Any,
-                ids_keep: Tensor | None = None) -> Tensor:
+    def denoise(self, net: Network, x: Tensor, sigma: Tensor, text: Any, ids_keep: Tensor | None = None) -> Tensor:
         """D(x; σ): noisy x [B, C, H, W], sigma [B] -> denoised [B, C, H, W].
 
         `text` is whatever `net` takes. Patches that ids_keep drops come out as c_skip·x.
@@ -83,8 +81,16 @@ class EDM:
         c_skip, c_out, c_in = (factor[:, None, None, None] for factor in factors)
         return c_skip * x + c_out * net(c_in * x, c_noise, text, ids_keep)
 
-    def loss(self, net: Network, latents: Tensor, text: Any, normal: Tensor, noise: Tensor,
-             patch_size: int, ids_keep: Tensor | None = None) -> Loss:
+    def loss(
+        self,
+        net: Network,
+        latents: Tensor,
+        text: Any,
+        normal: Tensor,
+        noise: Tensor,
+        patch_size: int,
+        ids_keep: Tensor | None = None,
+    ) -> Loss:
         """Loss of latents [B, C, H, W] for standard normals `normal` [B] and `noise` [B, C, H, W].
 
         Mean over channels, inside each patch, over the kept patches of an image, then over images.

@@ -45,8 +45,8 @@ def _words(seed: int, purpose: str, positions: Tensor, blocks: int) -> Tensor:
     """Random words [B, blocks, 4] as int64 from 0 to 2³² - 1."""
     assert positions.dtype == torch.int64 and positions.ndim == 1, "positions are int64 [B]"
     low, high, block = torch.broadcast_tensors(
-        (positions & LOW)[:, None], ((positions >> 32) & LOW)[:, None],
-        torch.arange(blocks, device=positions.device)[None])
+        (positions & LOW)[:, None], ((positions >> 32) & LOW)[:, None], torch.arange(blocks, device=positions.device)[None]
+    )
     return torch.stack(philox((low, high, block, torch.zeros_like(block)), stream_key(seed, purpose)), dim=-1)
 
 
@@ -55,8 +55,7 @@ def _uniforms(seed: int, purpose: str, positions: Tensor, blocks: int) -> Tensor
     return (_words(seed, purpose, positions, blocks).double() + 0.5) / 2.0**32
 
 
-def uniforms(seed: int, purpose: str, positions: Tensor, count: int,
-             device: torch.device | str | None = None) -> Tensor:
+def uniforms(seed: int, purpose: str, positions: Tensor, count: int, device: torch.device | str | None = None) -> Tensor:
     """[B, count] float64 in (0, 1) for positions [B] int64; 32 random bits each.
 
     A smaller count gives the first columns of a larger one. `device` is where to work, by default
@@ -66,8 +65,7 @@ def uniforms(seed: int, purpose: str, positions: Tensor, count: int,
     return _uniforms(seed, purpose, positions, math.ceil(count / 4)).flatten(1)[:, :count]
 
 
-def normals(seed: int, purpose: str, positions: Tensor, count: int,
-            device: torch.device | str | None = None) -> Tensor:
+def normals(seed: int, purpose: str, positions: Tensor, count: int, device: torch.device | str | None = None) -> Tensor:
     """[B, count] float32 standard normals for positions [B] int64, at most 6.8 in size.
 
     Box and Muller's transform in float64: two uniforms make a radius and an angle, hence two normals.

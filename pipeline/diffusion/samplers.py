@@ -27,12 +27,12 @@ def sigma_grid(edm: EDM, steps: int) -> Tensor:
     return torch.cat([(high + ramp * (low - high)) ** edm.rho, torch.zeros(1, dtype=torch.float64)])
 
 
-def heun(denoiser: Denoiser, z: Tensor, edm: EDM, steps: int,
-         on_step: Callable[[int, int], None] | None = None) -> Tensor:
+def heun(denoiser: Denoiser, z: Tensor, edm: EDM, steps: int, on_step: Callable[[int, int], None] | None = None) -> Tensor:
     """Standard normals z [B, C, H, W] -> samples of z's dtype, by 2·steps - 1 calls of the denoiser.
 
     The state is float64, the denoiser sees z's dtype. No churn. on_step(done, steps) reports progress.
     """
+
     def slope(x: Tensor, sigma: float) -> Tensor:
         level = torch.full((len(z),), sigma, dtype=z.dtype, device=z.device)
         return (x - denoiser(x.to(z.dtype), level).double()) / sigma
@@ -48,14 +48,16 @@ def heun(denoiser: Denoiser, z: Tensor, edm: EDM, steps: int,
     return x.to(z.dtype)
 
 
-def guided(net: Network, text: Tensor, scale: float,
-           encode: Callable[[Tensor], Any] | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+def guided(
+    net: Network, text: Tensor, scale: float, encode: Callable[[Tensor], Any] | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
     """A network with `text` [B, L, Dt] and guidance built in: (x, c_noise) -> u + s·(c - u).
 
     Both halves go through one doubled batch; the unconditional input is zeros in place of the text
     (arXiv 2207.12598). A scale of 1 needs no unconditional half. `encode` turns the text into what
     `net` takes, once for all calls.
     """
+
     def single(x: Tensor, c_noise: Tensor) -> Tensor:
         return net(x, c_noise, encoded)
 
@@ -69,9 +71,16 @@ def guided(net: Network, text: Tensor, scale: float,
 
 
 @torch.inference_mode()
-def sample(net: Network, z: Tensor, text: Tensor, edm: EDM, steps: int = 30, guidance: float = 5.0,
-           encode: Callable[[Tensor], Any] | None = None,
-           on_step: Callable[[int, int], None] | None = None) -> Tensor:
+def sample(
+    net: Network,
+    z: Tensor,
+    text: Tensor,
+    edm: EDM,
+    steps: int = 30,
+    guidance: float = 5.0,
+    encode: Callable[[Tensor], Any] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
     """Latents [B, C, H, W] for captions `text` [B, L, Dt] from standard normals z [B, C, H, W]."""
     network = guided(net, text, guidance, encode)
 

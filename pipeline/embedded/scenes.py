@@ -237,7 +237,7 @@ def write_coco(
 ) -> None:  # fmt: skip
     """Write a COCO-format set: images/*.png, captions.json and attributes.json (image id -> attributes).
 
-    The first `count - two_objects` images show one object, the last `two_objects` show two.
+    The `two_objects` images that show two objects are spread evenly, so that any stretch of ids is a fair sample.
     """
     if not 0 <= two_objects <= count:
         raise ValueError(f"two_objects must lie in 0 ... {count}, not {two_objects}")
@@ -245,7 +245,8 @@ def write_coco(
     (folder / "images").mkdir(parents=True, exist_ok=True)
     images, annotations, attributes = [], [], {}
     for image_id in range(1, count + 1):
-        scene = draw_scene(seed, split, image_id, float(image_id > count - two_objects))
+        two = image_id * two_objects // count > (image_id - 1) * two_objects // count
+        scene = draw_scene(seed, split, image_id, float(two))
         name = f"{image_id:012d}.png"
         render(scene, px).save(folder / "images" / name)
         images.append({"id": image_id, "file_name": name, "width": px, "height": px})

@@ -110,8 +110,10 @@ def _update(
 def write_card(folder: Path, **facts: Any) -> None:
     """Write `folder`/card.json: what the model is, how it was trained and what was measured."""
     facts["versions"] = {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]}
-    weights = [p for p in folder.rglob("*.safetensors")]
-    facts["bytes"] = sum(p.stat().st_size for p in weights)
+    weights = list(folder.glob("*.safetensors"))
+    for path in weights:
+        path.chmod(0o644)  # safetensors writes files that only their owner may read
+    facts["bytes"] = sum(path.stat().st_size for path in weights)
     (folder / "card.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

@@ -31,8 +31,10 @@ def warnings_for(network: FeatureNetwork, images: int) -> list[str]:
     """What a reader of the FID must know."""
     if images >= 2 * network.width:
         return []
-    return [f"{images:,} images for {network.width:,} features: below twice the width the FID is biased far upwards; "
-            "read it beside the floor, or trust the KID"]
+    return [
+        f"{images:,} images for {network.width:,} features: below twice the width the FID is biased far upwards; "
+        "read it beside the floor, or trust the KID"
+    ]
 
 
 def versions() -> dict[str, str]:

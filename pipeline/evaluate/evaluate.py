@@ -103,18 +103,18 @@ def _check(trained: Trained, slice_: EvaluateSlice) -> None:
 def _work_name(slice_: EvaluateSlice, weights_sha256: str, chosen: list[Real]) -> str:
     """Samples are kept for as long as nothing changes that they depend on; scores may."""
     evaluation, models = slice_.evaluation, slice_.models
-    return digest({
-        "weights": weights_sha256,
-        "captions": captions_sha256(chosen),
-        "sampler": [evaluation.steps, evaluation.guidance, evaluation.seed],
-        "untrained": slice_.seed,
-        "models": [content(identity(models.vae)), content(identity(models.text_encoder)), models.text_tokens],
-    })
+    return digest(
+        {
+            "weights": weights_sha256,
+            "captions": captions_sha256(chosen),
+            "sampler": [evaluation.steps, evaluation.guidance, evaluation.seed],
+            "untrained": slice_.seed,
+            "models": [content(identity(models.vae)), content(identity(models.text_encoder)), models.text_tokens],
+        }
+    )
 
 
-def _make(
-    slice_: EvaluateSlice, settings: Settings, tools: Tools, chosen: list[Real], folder: Path, clock: card.Clock
-) -> Made:
+def _make(slice_: EvaluateSlice, settings: Settings, tools: Tools, chosen: list[Real], folder: Path, clock: card.Clock) -> Made:
     """Draw what is not in the work folder yet."""
     trained, sampler, batch = tools.trained, tools.sampler, settings.runtime.sample_batch
     texts = [real.caption for real in chosen]

@@ -20,8 +20,9 @@ Pair = tuple[np.ndarray, np.ndarray]  # generated and real, [px, px, 3] uint8
 
 def write_gallery(file: Path, names: Sequence[dict[str, Any]], pairs: Sequence[Pair]) -> None:
     """A list of {**name, generated, real}, the images as data URIs of PNGs."""
-    entries = [{**name, "generated": data_uri(made), "real": data_uri(real)}
-               for name, (made, real) in zip(names, pairs, strict=True)]
+    entries = [
+        {**name, "generated": data_uri(made), "real": data_uri(real)} for name, (made, real) in zip(names, pairs, strict=True)
+    ]
     write_json(file, entries)
 
 

@@ -91,8 +91,10 @@ def with_captions(reals: list[Real], count: int | None) -> list[Real]:
     """The first `count` images with a caption, or all of them. Raises: UserError if there are too few."""
     captioned = [real for real in reals if real.caption]
     if len(captioned) < (count or LEAST_IMAGES):
-        raise UserError(f"evaluation.images: {count or 'all'}, but only {len(captioned)} of the {len(reals)} images of the "
-                        f"evaluation set have a caption; give at least {count or LEAST_IMAGES}, or lower it to what there is")
+        raise UserError(
+            f"evaluation.images: {count or 'all'}, but only {len(captioned)} of the {len(reals)} images of the "
+            f"evaluation set have a caption; give at least {count or LEAST_IMAGES}, or lower it to what there is"
+        )
     return captioned[:count]
 
 

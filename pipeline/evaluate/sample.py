@@ -57,8 +57,10 @@ class Trained:
             raise UserError(f"{file}: not readable ({error}); train that stage again") from error
         shapes, layout = {name: tuple(tensor.shape) for name, tensor in state.items()}, state_layout(config)
         for name in sorted(name for name in shapes.keys() | layout if shapes.get(name) != layout.get(name)):
-            raise UserError(f"{file}: {name} has shape {shapes.get(name)}, the model in summary.json {layout.get(name)}; "
-                            "train that stage again")
+            raise UserError(
+                f"{file}: {name} has shape {shapes.get(name)}, the model in summary.json {layout.get(name)}; "
+                "train that stage again"
+            )
         return cls(file, config, state, edm, frozen, seen, fingerprint)
 
     def network(self) -> MicroDiT:

@@ -25,8 +25,9 @@ class ModelFolder(NamedTuple):
     info: dict[str, Any]  # the remaining keys of config.json
 
 
-def save_model_folder(folder: Path | str, config: MicroDiTConfig, state: dict[str, Tensor],
-                      info: dict[str, Any], edm: EDM | None = None) -> None:
+def save_model_folder(
+    folder: Path | str, config: MicroDiTConfig, state: dict[str, Tensor], info: dict[str, Any], edm: EDM | None = None
+) -> None:
     """Write the weights, then config.json = {"model", "diffusion", ...info}: a folder that has it is whole.
 
     Raises UserError if the tensors do not fit the configuration.

@@ -139,9 +139,7 @@ def _check_fit(folder: Path, config: MicroDiTConfig, vae: Vae, text_encoder: Tex
         ("text_encoder", f"{length}x{width} text", f"{config.caption_length}x{config.caption_channels} text"),
     ):
         if found != needed:
-            raise UserError(
-                f"{folder / CONFIG}: {key} gives {found}, the model takes {needed}; name the one it was trained with"
-            )
+            raise UserError(f"{folder / CONFIG}: {key} gives {found}, the model takes {needed}; name the one it was trained with")
 
 
 def _check(prompts: Sequence[str], out: Path, model: Path, steps: int) -> None:

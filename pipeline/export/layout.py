@@ -28,11 +28,16 @@ def _some(names: list[str]) -> str:
 def check_state(path: Path, config: MicroDiTConfig, state: State) -> None:
     """Raises UserError naming the missing, unexpected and misshaped keys, if there are any."""
     layout = state_layout(config)
-    misshaped = [f"{name} {list(state[name].shape)} instead of {list(shape)}"
-                 for name, shape in layout.items() if name in state and tuple(state[name].shape) != shape]
-    faults = {"missing": [name for name in layout if name not in state],
-              "unexpected": [name for name in state if name not in layout],
-              "misshaped": misshaped}
+    misshaped = [
+        f"{name} {list(state[name].shape)} instead of {list(shape)}"
+        for name, shape in layout.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    faults = {
+        "missing": [name for name in layout if name not in state],
+        "unexpected": [name for name in state if name not in layout],
+        "misshaped": misshaped,
+    }
     told = [f"{kind}: {_some(names)}" for kind, names in faults.items() if names]
     if told:
         raise UserError(f"{path}: the tensors do not fit the architecture; {'; '.join(told)}")
@@ -70,13 +75,20 @@ def _plain_sizes(path: Path, state: State) -> MicroDiTConfig:
     mixer_depth = _count(state, "patch_mixer")
     num_experts, every = _experts(path, state)
     return MicroDiTConfig(
-        input_size=math.isqrt(tokens) * patch, patch_size=patch, in_channels=channels,
-        dim=dim, depth=_count(state, "blocks"), head_dim=1, multiple_of=1,
+        input_size=math.isqrt(tokens) * patch,
+        patch_size=patch,
+        in_channels=channels,
+        dim=dim,
+        depth=_count(state, "blocks"),
+        head_dim=1,
+        multiple_of=1,
         caption_channels=_shape(path, state, "y_embedder.y_proj.fc1.weight")[1],
         mixer_depth=mixer_depth,
         mixer_dim=_shape(path, state, "patch_mixer.0.norm1.weight")[0] if mixer_depth else dim,
-        num_experts=num_experts, experts_every_n=every,
-        expert_capacity=min(2.0, max(num_experts, 1)), mask_mode="deferred" if mixer_depth else "naive",
+        num_experts=num_experts,
+        experts_every_n=every,
+        expert_capacity=min(2.0, max(num_experts, 1)),
+        mask_mode="deferred" if mixer_depth else "naive",
     )
 
 
@@ -89,12 +101,15 @@ def _head_dims(path: Path, state: State, config: MicroDiTConfig) -> list[int]:
     """The head sizes whose rounding explains most of the widths: heads leave no other trace in the shapes."""
     seen = [_width(state, f"blocks.{i}.attn.proj.weight", 1) for i in range(config.depth)]
     common = math.gcd(config.dim, config.mixer_dim)
-    wrong = {size: sum(shape.attention != width for shape, width in
-                       zip(backbone_shapes(replace(config, head_dim=size)), seen, strict=True))
-             for size in range(SMALLEST_HEAD, LARGEST_HEAD + 1) if common % size == 0}
+    wrong = {
+        size: sum(
+            shape.attention != width for shape, width in zip(backbone_shapes(replace(config, head_dim=size)), seen, strict=True)
+        )
+        for size in range(SMALLEST_HEAD, LARGEST_HEAD + 1)
+        if common % size == 0
+    }
     if not wrong:
-        raise UserError(f"{path}: widths {config.dim} and {config.mixer_dim} share no head size; "
-                        "give the config")
+        raise UserError(f"{path}: widths {config.dim} and {config.mixer_dim} share no head size; give the config")
     return [size for size, count in wrong.items() if count == min(wrong.values())]
 
 
@@ -105,10 +120,15 @@ def _hidden_widths(config: MicroDiTConfig) -> list[int]:
 
 def _multiple_of(state: State, config: MicroDiTConfig) -> int:
     """Any rounding that gives the widths seen; two that give the same widths are the same model."""
-    blocks = (*(f"blocks.{i}" for i in range(config.depth)),
-              *(f"patch_mixer.{i}" for i in range(config.mixer_depth)), "y_emb_preprocess")
-    seen = [_width(state, f"{name}.mlp.w1", 2) if f"{name}.mlp.w1" in state
-            else _width(state, f"{name}.mlp.w1.weight", 0) for name in blocks]
+    blocks = (
+        *(f"blocks.{i}" for i in range(config.depth)),
+        *(f"patch_mixer.{i}" for i in range(config.mixer_depth)),
+        "y_emb_preprocess",
+    )
+    seen = [
+        _width(state, f"{name}.mlp.w1", 2) if f"{name}.mlp.w1" in state else _width(state, f"{name}.mlp.w1.weight", 0)
+        for name in blocks
+    ]
 
     def wrong(multiple: int) -> int:
         widths = _hidden_widths(replace(config, multiple_of=multiple))

@@ -31,8 +31,9 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         found = f"the object {named[1]}" if named else "no plain pickle of tensors"
-        raise UserError(f"{path}: refused, nothing in it was run: it holds {found}; "
-                        "save the state dictionary alone and import that") from error
+        raise UserError(
+            f"{path}: refused, nothing in it was run: it holds {found}; save the state dictionary alone and import that"
+        ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a readable torch checkpoint ({reason}); fetch it again") from error
@@ -56,12 +57,12 @@ def _find_state(path: Path, loaded: Any) -> State:
         named = {WRAPPERS.sub("", str(name)): value for name, value in found.items()}
         prefixes = sorted({name.removesuffix(ANCHOR) for name in named if name.endswith(ANCHOR)})
         if len(prefixes) > 1:
-            raise UserError(f"{path}: holds several models (prefixes {', '.join(map(repr, prefixes))}); "
-                            "save the one to import alone")
+            raise UserError(
+                f"{path}: holds several models (prefixes {', '.join(map(repr, prefixes))}); save the one to import alone"
+            )
         if prefixes:
             prefix = prefixes[0]
-            return {name.removeprefix(prefix): value for name, value in named.items()
-                    if name.startswith(prefix)}
+            return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
     raise UserError(f"{path}: not a MicroDiT checkpoint; missing: {ANCHOR}")
 
 

@@ -29,9 +29,7 @@ def run(weights: Path, out: Path) -> None:
         config, edm = MicroDiTConfig.from_dict(card["model"]), EDM.from_dict(card["diffusion"])
         info = _provenance(card)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{weights / 'summary.json'}: not a stage's summary ({error}); train that stage again"
-        ) from error
+        raise UserError(f"{weights / 'summary.json'}: not a stage's summary ({error}); train that stage again") from error
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:

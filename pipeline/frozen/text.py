@@ -23,9 +23,7 @@ class TextEncoder:
         Longer captions are cut, their end token kept; shorter ones are padded, and `lengths` counts what is before the
         padding. As in CLIP's training there is no padding mask: attention is causal, so padding changes no real token.
         """
-        batch = self._tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.shape[0], return_tensors="pt"
-        )
+        batch = self._tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.shape[0], return_tensors="pt")
         hidden = self._model(batch.input_ids.to(self._model.device)).last_hidden_state
         return hidden, batch.attention_mask.sum(1)
 

@@ -53,8 +53,10 @@ def inception_file() -> Path:
     """The TorchScript Inception of StyleGAN2-ADA, which clean-fid uses. Raises UserError if it is absent or altered."""
     file = cache_folder() / INCEPTION_FILE
     if not file.is_file():
-        raise UserError(f"evaluation.features: inception needs {file}; download {INCEPTION_URL} to there, "
-                        "or point SHOESTRING_CACHE at the folder that has it")
+        raise UserError(
+            f"evaluation.features: inception needs {file}; download {INCEPTION_URL} to there, "
+            "or point SHOESTRING_CACHE at the folder that has it"
+        )
     if (found := sha256_file(file)) != INCEPTION_SHA256:
         raise UserError(f"{file}: sha256 is {found}, not {INCEPTION_SHA256}; delete it and download {INCEPTION_URL}")
     return file
@@ -72,8 +74,9 @@ def inception(device: "torch.device") -> FeatureNetwork:
 def clip_tower(ref: str, clip: "Clip") -> FeatureNetwork:
     """The image tower of a CLIP loaded from `ref`; the features are its projected embeddings, not normalised."""
     known = identity(ref)
-    return FeatureNetwork(ref, known.get("sha256") or known["revision"], clip.size, clip.width,
-                          lambda pixels: clip.image_features(pixels / 255))
+    return FeatureNetwork(
+        ref, known.get("sha256") or known["revision"], clip.size, clip.width, lambda pixels: clip.image_features(pixels / 255)
+    )
 
 
 def resizer(mode: str, px: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -85,8 +88,14 @@ def resizer(mode: str, px: int) -> Callable[[np.ndarray], np.ndarray]:
         return make_resizer(library, False, kernel, (px, px))
 
 
-def features(network: FeatureNetwork, images: Iterable[np.ndarray], resize: str, device: "torch.device",
-             batch: int = 64, on_batch: Callable[[int], object] | None = None) -> np.ndarray:
+def features(
+    network: FeatureNetwork,
+    images: Iterable[np.ndarray],
+    resize: str,
+    device: "torch.device",
+    batch: int = 64,
+    on_batch: Callable[[int], object] | None = None,
+) -> np.ndarray:
     """Images [H, W, 3] uint8 of any sizes to features [N, width] float32. on_batch(images) reports progress."""
     import torch
 

@@ -8,8 +8,19 @@ from typing import Any, Literal, get_args
 
 MaskMode = Literal["deferred", "naive", "none"]
 
-COUNTS = ("input_size", "patch_size", "in_channels", "dim", "depth", "head_dim", "multiple_of",
-          "caption_channels", "caption_length", "mixer_dim", "experts_every_n")
+COUNTS = (
+    "input_size",
+    "patch_size",
+    "in_channels",
+    "dim",
+    "depth",
+    "head_dim",
+    "multiple_of",
+    "caption_channels",
+    "caption_length",
+    "mixer_dim",
+    "experts_every_n",
+)
 COUNTS_OR_NONE = ("mixer_depth", "num_experts")
 PAIRS = ("qkv_ratio", "ffn_ratio")
 SIZES = ("pos_interp_scale", "norm_eps", "mixer_qkv_ratio", "mixer_ffn_ratio", "expert_capacity")
@@ -68,8 +79,7 @@ class MicroDiTConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that JSON can hold and `from_dict` reads back to an equal config."""
-        return {key: list(value) if isinstance(value, tuple) else value
-                for key, value in asdict(self).items()}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "MicroDiTConfig":
@@ -108,14 +118,13 @@ def _bad_combinations(config: MicroDiTConfig) -> Iterator[str]:
     if config.dim % 4:
         yield f"dim {config.dim} is not a multiple of 4, as the sin-cos positions need; change it"
     if config.expert_capacity > config.num_experts > 0:
-        yield (f"expert_capacity is {config.expert_capacity}; "
-               f"give a number of at most num_experts ({config.num_experts})")
+        yield (f"expert_capacity is {config.expert_capacity}; give a number of at most num_experts ({config.num_experts})")
     if config.mask_mode == "naive" and config.mixer_depth > 0:
-        yield (f"mask_mode naive drops tokens before any mixer, but mixer_depth is {config.mixer_depth}; "
-               "set it to 0 or use deferred")
+        yield (
+            f"mask_mode naive drops tokens before any mixer, but mixer_depth is {config.mixer_depth}; set it to 0 or use deferred"
+        )
     if config.mask_mode == "deferred" and config.mixer_depth == 0:
-        yield ("mask_mode deferred drops tokens after the mixer, but mixer_depth is 0; "
-               "set it to at least 1 or use naive")
+        yield ("mask_mode deferred drops tokens after the mixer, but mixer_depth is 0; set it to at least 1 or use naive")
 
 
 def round_up(value: float, multiple: int) -> int:
@@ -150,8 +159,9 @@ class BlockShape:
 
 def _block_shape(config: MicroDiTConfig, dim: int, qkv: float, ffn: float, expert: bool) -> BlockShape:
     hidden = expert_hidden if expert else dense_hidden
-    return BlockShape(dim, attention_width(dim, qkv, config.head_dim), hidden(dim, ffn, config.multiple_of),
-                      config.num_experts if expert else 0)
+    return BlockShape(
+        dim, attention_width(dim, qkv, config.head_dim), hidden(dim, ffn, config.multiple_of), config.num_experts if expert else 0
+    )
 
 
 def _has_experts(config: MicroDiTConfig, index: int) -> bool:
@@ -166,9 +176,13 @@ def _spread(ends: tuple[float, float], index: int, depth: int) -> float:
 def backbone_shapes(config: MicroDiTConfig) -> list[BlockShape]:
     """One shape a backbone block; the last block never has experts."""
     return [
-        _block_shape(config, config.dim, _spread(config.qkv_ratio, i, config.depth),
-                     _spread(config.ffn_ratio, i, config.depth),
-                     _has_experts(config, i) and i < config.depth - 1)
+        _block_shape(
+            config,
+            config.dim,
+            _spread(config.qkv_ratio, i, config.depth),
+            _spread(config.ffn_ratio, i, config.depth),
+            _has_experts(config, i) and i < config.depth - 1,
+        )
         for i in range(config.depth)
     ]
 
@@ -176,8 +190,7 @@ def backbone_shapes(config: MicroDiTConfig) -> list[BlockShape]:
 def mixer_shapes(config: MicroDiTConfig) -> list[BlockShape]:
     """One shape a mixer block; the first block never has experts."""
     return [
-        _block_shape(config, config.mixer_dim, config.mixer_qkv_ratio, config.mixer_ffn_ratio,
-                     _has_experts(config, i) and i > 0)
+        _block_shape(config, config.mixer_dim, config.mixer_qkv_ratio, config.mixer_ffn_ratio, _has_experts(config, i) and i > 0)
         for i in range(config.mixer_depth)
     ]
 
@@ -194,8 +207,17 @@ def at_resolution(config: MicroDiTConfig, input_size: int) -> MicroDiTConfig:
 
 PRESETS: dict[str, MicroDiTConfig] = {
     "small": MicroDiTConfig(
-        input_size=4, patch_size=1, dim=96, depth=5, head_dim=16, multiple_of=16,
-        caption_channels=64, caption_length=24, mixer_depth=2, mixer_dim=64, num_experts=4,
+        input_size=4,
+        patch_size=1,
+        dim=96,
+        depth=5,
+        head_dim=16,
+        multiple_of=16,
+        caption_channels=64,
+        caption_length=24,
+        mixer_depth=2,
+        mixer_dim=64,
+        num_experts=4,
     ),
     "tiny2": MicroDiTConfig(dim=512, depth=16, head_dim=32, mixer_depth=4, mixer_dim=512),
     "xl2": MicroDiTConfig(),

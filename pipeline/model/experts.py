@@ -30,7 +30,8 @@ class ExpertMLP(nn.Module):
         if chosen < 1:
             raise ValueError(
                 f"expert_capacity {self.capacity} gives each of {self.w1.shape[0]} experts none of the "
-                f"{num_tokens} kept tokens; raise it, or lower num_experts or the mask ratio")
+                f"{num_tokens} kept tokens; raise it, or lower num_experts or the mask ratio"
+            )
         return chosen
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:

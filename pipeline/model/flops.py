@@ -25,8 +25,7 @@ def _block(shape: BlockShape, tokens: int, config: MicroDiTConfig) -> int:
     dim, width, length = shape.dim, shape.attention, config.caption_length
     attention = 4 * tokens * dim * width + 2 * tokens * tokens * width
     cross = 2 * tokens * dim * dim + 2 * length * dim * dim + 2 * tokens * length * dim
-    return (attention + cross + _feed_forward(shape, tokens, config.expert_capacity)
-            + 6 * dim * config.dim)
+    return attention + cross + _feed_forward(shape, tokens, config.expert_capacity) + 6 * dim * config.dim
 
 
 def _text(config: MicroDiTConfig) -> int:

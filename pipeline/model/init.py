@@ -26,8 +26,7 @@ RULES: list[tuple[str, str]] = [
     (r"x_embedder\.proj\.weight|patch_mixer_map_\w+\.1\.weight", "xavier"),
     (r"(t_embedder|y_embedder|pooled_y_emb_process)\..*weight", "normal"),
     (r"y_emb_preprocess\..*", "truncated"),
-    (r".*\.(attn\.qkv|cross_attn\.q_linear|cross_attn\.kv_linear|mlp\.gate|mlp\.w1)\.weight|.*\.mlp\.w1",
-     "truncated"),
+    (r".*\.(attn\.qkv|cross_attn\.q_linear|cross_attn\.kv_linear|mlp\.gate|mlp\.w1)\.weight|.*\.mlp\.w1", "truncated"),
     (r".*\.(attn\.proj|cross_attn\.proj|mlp\.w2|mlp\.w3)\.weight|.*\.mlp\.w2", "scaled"),
 ]
 

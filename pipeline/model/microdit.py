@@ -95,16 +95,16 @@ class MicroDiT(nn.Module):
             tokens = take_tokens(tokens, ids_keep)
         return self.patch_mixer_map_xout(tokens) if self.mixer_is_mapped else tokens
 
-    def forward(self, x: Tensor, c_noise: Tensor, text: Tensor | TextEncoding,
-                ids_keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, text: Tensor | TextEncoding, ids_keep: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], c_noise [B], text, ids_keep [B, K] int64 -> [B, C, H, W], zeros where dropped.
 
         `text` is the frozen encoder's output or, to encode it once for many calls, `encode_text` of it.
         Without ids_keep nothing is dropped. Raises ValueError for ids_keep when mask_mode is "none".
         """
         if ids_keep is not None and self.config.mask_mode == "none":
-            raise ValueError("model: mask_mode is none, so no tokens can be dropped; "
-                             "set the mask ratio to 0 or mask_mode to deferred")
+            raise ValueError(
+                "model: mask_mode is none, so no tokens can be dropped; set the mask ratio to 0 or mask_mode to deferred"
+            )
         encoded = text if isinstance(text, TextEncoding) else self.encode_text(text)
         condition = self.t_embedder(c_noise) + encoded.pooled
         # With no mixer (naive masking) the tokens are dropped here straight after their embedding.

@@ -44,9 +44,7 @@ def _scores(file: Path) -> Record:
             **card,
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{file}: not the card of an evaluation, {error} is missing; delete it and run again"
-        ) from error
+        raise UserError(f"{file}: not the card of an evaluation, {error} is missing; delete it and run again") from error
 
 
 def _stage(file: Path, settings: Settings) -> Record:
@@ -88,9 +86,7 @@ def _processes(folder: Path) -> list[Record]:
         names = ("step", "name", "seconds", "peak_memory_mb", "imports")
         return [{name: record[name] for name in names} for _, record in found]
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder}: holds a file that is no record of a process ({error}); delete the folder's files"
-        ) from error
+        raise UserError(f"{folder}: holds a file that is no record of a process ({error}); delete the folder's files") from error
 
 
 def _by_step(processes: list[Record]) -> dict[str, Record]:

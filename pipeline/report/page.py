@@ -77,9 +77,7 @@ def _summary(file: Path) -> View:
     summary = read_json(file)
     missing = {"stage", "config", "images_seen", "images_seen_total", "parameters", "model"} - set(summary)
     if missing:
-        raise UserError(
-            f"{file}: not a stage's summary, it lacks {words.listed(sorted(missing))}; train that stage again"
-        )
+        raise UserError(f"{file}: not a stage's summary, it lacks {words.listed(sorted(missing))}; train that stage again")
     return summary
 
 
@@ -106,9 +104,7 @@ def _head(card: View, summaries: list[View], tables: list[View]) -> View:
 def _tiles(card: View, summaries: list[View], accuracy: float | None) -> list[tuple[str, str, str]]:
     """Label, value, and what to compare it with."""
     floor, ceiling = (card["scale"][end] for end in ("floor", "ceiling"))
-    ends = [f"real images {words.score(floor['fid'])}"] + (
-        [f"untrained {words.score(ceiling['fid'])}"] if ceiling else []
-    )
+    ends = [f"real images {words.score(floor['fid'])}"] + ([f"untrained {words.score(ceiling['fid'])}"] if ceiling else [])
     tiles = [
         ("FID", words.score(card["fid"]), ", ".join(ends)),
         ("CLIP score", words.score(card["clip_score"]), f"real images {words.score(card['clip_score_real'])}"),
@@ -131,9 +127,7 @@ def _gallery(file: Path) -> list[View]:
     for pair in pairs:
         for side in ("generated", "real"):
             if not pair[side].startswith(PICTURE):
-                raise UserError(
-                    f"{file}: {side} of {pair['key']} is no PNG in a data URI; delete it and evaluate again"
-                )
+                raise UserError(f"{file}: {side} of {pair['key']} is no PNG in a data URI; delete it and evaluate again")
     return pairs
 
 
@@ -165,8 +159,7 @@ def _cost(card: View) -> View:
             "dollars": words.dollars(cost["dollars"]) if cost["dollars_per_hour"] else "–",
         },
         "stage_costs": [
-            {**stage, "dollars": words.dollars(stage["dollars"]) if cost["dollars_per_hour"] else "–"}
-            for stage in card["stages"]
+            {**stage, "dollars": words.dollars(stage["dollars"]) if cost["dollars_per_hour"] else "–"} for stage in card["stages"]
         ],
         "slowest": slowest,
     }

@@ -22,9 +22,7 @@ INK, FAINT = "#010203", "#010204"
 LINES = ("#010205", "#010206", "#010207", "#010208")
 VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)", **{c: f"var(--curve-{i})" for i, c in enumerate(LINES, 1)}}
 # The page has one size, one font and no use for a description of the file format.
-UNWANTED = re.compile(
-    r' width="[\d.]+pt" height="[\d.]+pt"| <metadata>.*?</metadata>\n|font-family: [^;"]*; ?', re.DOTALL
-)
+UNWANTED = re.compile(r' width="[\d.]+pt" height="[\d.]+pt"| <metadata>.*?</metadata>\n|font-family: [^;"]*; ?', re.DOTALL)
 STYLE = {
     "svg.fonttype": "none",
     "font.size": 10,

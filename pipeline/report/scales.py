@@ -62,13 +62,9 @@ class Column(NamedTuple):
 
 def check_card(file: Path, card: Card) -> Card:
     """Raises: UserError if this is no evaluation card of a run."""
-    missing = [
-        key for key in ("fid", "kid", "clip_score", "scale", "feature_network", "stages", "cost") if key not in card
-    ]
+    missing = [key for key in ("fid", "kid", "clip_score", "scale", "feature_network", "stages", "cost") if key not in card]
     if missing:
-        raise UserError(
-            f"{file}: not the evaluation card of a run, it lacks {listed(missing)}; delete it and run again"
-        )
+        raise UserError(f"{file}: not the evaluation card of a run, it lacks {listed(missing)}; delete it and run again")
     return card
 
 
@@ -95,9 +91,7 @@ def _fid(card: Card) -> Score:
 
 
 def _kid(card: Card) -> Score:
-    meaning = (
-        "The same comparison by a kernel, without FID's bias from few images: 0 on average for two draws of one set."
-    )
+    meaning = "The same comparison by a kernel, without FID's bias from few images: 0 on average for two draws of one set."
     short, value = "the same by another measure, unbiased with few images", score(card["kid"])
     decimals = len(value.partition(".")[2])
     error = f"± {card['kid_std_error']:.{decimals}f}"

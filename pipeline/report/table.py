@@ -32,9 +32,7 @@ def run(card: Path) -> None:
 
 
 def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, header_style="dim", padding=(0, 1)
-    )
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, header_style="dim", padding=(0, 1))
 
 
 def _scores(card: Card) -> Table:

@@ -57,8 +57,10 @@ def architecture(slice_: TrainSlice, manifest: Manifest) -> MicroDiTConfig:
     length, width = manifest.text_shape
     base_side, rest = divmod(side * slice_.base_px, slice_.stage.px)
     if rest:
-        raise UserError(f"stages.{slice_.name}.px: latents of {slice_.stage.px} px have side {side}, so the first stage's "
-                        f"{slice_.base_px} px would have no whole side; choose a multiple")
+        raise UserError(
+            f"stages.{slice_.name}.px: latents of {slice_.stage.px} px have side {side}, so the first stage's "
+            f"{slice_.base_px} px would have no whole side; choose a multiple"
+        )
     from_data: dict[str, Any] = dict(input_size=base_side, in_channels=channels, caption_channels=width, caption_length=length)
     try:
         base = replace(PRESETS[slice_.model.preset], **{**slice_.model.overrides(), **from_data})

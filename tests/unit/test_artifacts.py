@@ -36,7 +36,7 @@ def test_unreadable_json_names_the_file(tmp_path, content):
     file = tmp_path / "x.json"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(UserError, match="x.json"):
+    with pytest.raises(UserError, match=r"x\.json"):
         read_json(file)
 
 
@@ -62,7 +62,7 @@ def test_a_sidecar_holds_no_times(sidecar):
 
 def test_a_missing_or_shortened_file_is_noticed(sidecar):
     sidecar.file("images").write_bytes(b"123")
-    with pytest.raises(UserError, match="00000.tar: missing or changed"):
+    with pytest.raises(UserError, match=r"00000\.tar: missing or changed"):
         read_sidecar(sidecar.path, "images")
     with pytest.raises(UserError, match="not a sidecar of kind 'captions'"):
         read_sidecar(sidecar.path, "captions")
@@ -95,7 +95,7 @@ def test_arrow_rows_come_back_bit_for_bit(tmp_path_factory, rows, batch, seed):
 
 def test_a_cut_arrow_file_is_named(tmp_path):
     (tmp_path / "x.arrow").write_bytes(b"ARROW1")
-    with pytest.raises(UserError, match="x.arrow: not a readable Arrow file"):
+    with pytest.raises(UserError, match=r"x\.arrow: not a readable Arrow file"):
         ArrowShard(tmp_path / "x.arrow", "latent")
 
 

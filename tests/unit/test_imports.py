@@ -64,7 +64,9 @@ def test_model_and_diffusion_import_torch_and_the_standard_library_alone(part):
             assert top in {"torch", "pipeline"} or top in sys.stdlib_module_names, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("module", ["__main__", "sources.collect", "caption.captions", "manifest.build", "report.card", "report.page"])
+@pytest.mark.parametrize(
+    "module", ["__main__", "sources.collect", "caption.captions", "manifest.build", "report.card", "report.page"]
+)
 def test_light_steps_load_no_torch(module):
     code = f"import sys, pipeline.{module}; sys.exit(' '.join({{'torch', 'diffusers', 'transformers'}} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -79,4 +81,6 @@ def test_no_unsafe_loading_anywhere():
                 assert called not in {"pickle.load", "pickle.loads", "joblib.load", "eval", "exec", "os.system"}, path
                 if called == "torch.load":
                     assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
-                assert not any(k.arg in ("shell", "trust_remote_code") and ast.unparse(k.value) == "True" for k in node.keywords), path
+                assert not any(
+                    k.arg in ("shell", "trust_remote_code") and ast.unparse(k.value) == "True" for k in node.keywords
+                ), path

@@ -9,6 +9,7 @@ OUTPUTS          results/captions/{source}/{shard}.parquet  a row an image, in t
 rule caption:
     input:
         images="results/data/{source}/{shard}.json",
+        models=lambda wildcards: captioner_files(wildcards.source),
     output:
         sidecar="results/captions/{source}/{shard}.json",
         captions="results/captions/{source}/{shard}.parquet",

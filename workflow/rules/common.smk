@@ -113,3 +113,15 @@ def launcher():
     """Resource: how training processes start. A resource, since the number of GPUs must not cause a rerun."""
     gpus = CONFIG.runtime.gpus
     return f"torchrun --standalone --nproc-per-node {gpus}" if gpus > 1 else "python"
+
+
+def model_files(*references):
+    """Input: a small file of every frozen model on this machine that changes when the model is trained again."""
+    folders = [f"pipeline/embedded/{ref[9:]}" if ref.startswith("embedded:") else ref for ref in references]
+    files = [f"{folder}/{name}" for folder in folders for name in ("card.json", "config.json")]
+    return [file for file in dict.fromkeys(files) if os.path.exists(file)]
+
+
+def captioner_files(source):
+    """Input: the captioner, where the source needs it."""
+    return [] if CONFIG.sources[source].caption == "keep" else model_files(CONFIG.models.captioner)

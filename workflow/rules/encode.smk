@@ -11,6 +11,7 @@ rule encode:
     input:
         images="results/data/{source}/{shard}.json",
         captions="results/captions/{source}/{shard}.json",
+        models=model_files(CONFIG.models.vae, CONFIG.models.text_encoder),
     output:
         "results/encoded/{source}/{shard}.json",
     log:

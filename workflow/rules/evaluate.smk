@@ -12,6 +12,7 @@ rule evaluate:
         images=sharded("results/data/{source}/{shard}.json", [CONFIG.evaluation.source]),
         captions=sharded("results/captions/{source}/{shard}.json", [CONFIG.evaluation.source]),
         summary="results/train/{stage}/summary.json",
+        models=model_files(CONFIG.evaluation.features, CONFIG.evaluation.clip_score),
     output:
         card="results/eval/{stage}/card.json",
         samples=report("results/eval/{stage}/samples.png", category="Evaluation"),
@@ -52,6 +53,7 @@ rule card:
     params:
         settings=RUN_RECORD,
         code=code("pipeline.report.card"),
+        price=[CONFIG.report.dollars_per_hour, CONFIG.report.device_name],
         stages=lambda wildcards, input: [f"--stages={file}" for file in input.stages],
     shell:
         "python -m pipeline card --settings {params.settings} --evaluation {input.evaluation:q} {params.stages:q}"

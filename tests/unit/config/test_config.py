@@ -41,7 +41,9 @@ def _sections(cls=Section):
         yield from _sections(sub)
 
 
-@pytest.mark.parametrize("section", [s for s in _sections() if s.__module__ == "pipeline.config.schema"], ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "section", [s for s in _sections() if s.__module__ == "pipeline.config.schema"], ids=lambda s: s.__name__
+)
 def test_every_key_has_a_role_and_a_meaning(section):
     for name, field in section.model_fields.items():
         assert (field.json_schema_extra or {}).get("role") in {"result", "runtime", "report"}, name
@@ -82,7 +84,7 @@ def test_a_mistake_is_one_line_with_file_and_key(values, where, value, message):
 def test_a_broken_file_is_named(tmp_path, content):
     file = tmp_path / "my.yaml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match="my.yaml"):
+    with pytest.raises(UserError, match=r"my\.yaml"):
         load(file)
 
 

@@ -42,7 +42,7 @@ def test_loss_by_hand():
         denoised = data**2 / total * noisy + sigma * data / math.sqrt(total) * 0.3 * noisy / math.sqrt(total)
         squared = ((denoised - clean[image]) ** 2).mean(0)
         corners = [(2 * (token // 2), 2 * (token % 2)) for token in ids[image].tolist()]
-        error = sum(float(squared[row:row + 2, column:column + 2].mean()) for row, column in corners) / 2
+        error = sum(float(squared[row : row + 2, column : column + 2].mean()) for row, column in corners) / 2
         assert float(loss.error[image]) == pytest.approx(error, rel=1e-5)
         assert float(loss.per_image[image]) == pytest.approx(error * total / (sigma * data) ** 2, rel=1e-5)
         assert float(loss.sigma[image]) == pytest.approx(sigma, rel=1e-6)
@@ -79,9 +79,14 @@ def test_dictionary_round_trip():
         EDM.from_dict({"pmean": 0})
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"sigma_data": 0}, "sigma_data is 0; give a number above 0"), ({"p_std": -1}, "p_std is -1"),
-    ({"sigma_max": 0.001}, r"sigma_max is 0.001; give a number above sigma_min \(0.002\)")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sigma_data": 0}, "sigma_data is 0; give a number above 0"),
+        ({"p_std": -1}, "p_std is -1"),
+        ({"sigma_max": 0.001}, r"sigma_max is 0.001; give a number above sigma_min \(0.002\)"),
+    ],
+)
 def test_bad_constants_are_told(change, words):
     with pytest.raises(ValueError, match=words):
         EDM(**change)

@@ -11,12 +11,18 @@ from pipeline.diffusion.noise import philox, stream_key
 ONES = 0xFFFFFFFF
 
 
-@pytest.mark.parametrize(("counter", "key", "expected"), [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((ONES,) * 4, (ONES,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
-     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
-])
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((ONES,) * 4, (ONES,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
 def test_known_answers(counter, key, expected):
     """The philox4x32-10 vectors of the authors' Random123 library."""
     words = philox(tuple(torch.tensor([word]) for word in counter), key)
@@ -24,8 +30,7 @@ def test_known_answers(counter, key, expected):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(0, 2**62), min_size=1, max_size=8), st.integers(1, 9),
-       st.sampled_from([uniforms, normals]))
+@given(st.lists(st.integers(0, 2**62), min_size=1, max_size=8), st.integers(1, 9), st.sampled_from([uniforms, normals]))
 def test_a_position_alone_decides(positions, count, draw):
     together = draw(7, "noise", torch.tensor(positions), count)
     alone = torch.cat([draw(7, "noise", torch.tensor([p]), count) for p in reversed(positions)]).flip(0)
@@ -33,11 +38,11 @@ def test_a_position_alone_decides(positions, count, draw):
     assert torch.equal(draw(7, "noise", torch.tensor(positions), count + 5)[:, :count], together)
 
 
-@pytest.mark.parametrize("other", [
-    (1, "noise", 0), (0, "mask", 0), (0, "noise", 1), (0, "noise", 2**32)])
+@pytest.mark.parametrize("other", [(1, "noise", 0), (0, "mask", 0), (0, "noise", 1), (0, "noise", 2**32)])
 def test_streams_are_different_and_uncorrelated(other):
     def stream(seed, purpose, first):
         return normals(seed, purpose, torch.arange(200) * 1000 + first, 100).flatten()
+
     a, b = stream(0, "noise", 0), stream(*other)
     assert not (a == b).any()
     assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 4 / math.sqrt(20_000)
@@ -63,8 +68,9 @@ def test_moments():
 
 def test_every_number_is_finite_at_the_ends(monkeypatch):
     for word in (0, ONES):
-        monkeypatch.setattr("pipeline.diffusion.noise._words",
-                            lambda *_, word=word: torch.full((1, 1, 4), word, dtype=torch.int64))
+        monkeypatch.setattr(
+            "pipeline.diffusion.noise._words", lambda *_, word=word: torch.full((1, 1, 4), word, dtype=torch.int64)
+        )
         assert normals(0, "x", torch.zeros(1, dtype=torch.int64), 4).isfinite().all()
         assert 0 < float(uniforms(0, "x", torch.zeros(1, dtype=torch.int64), 1)) < 1
 

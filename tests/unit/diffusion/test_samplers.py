@@ -29,9 +29,11 @@ def test_second_order_convergence_to_the_exact_solution():
 
 def test_calls_and_progress():
     calls, steps = [], []
+
     def counted(x, sigma):
         calls.append((x.dtype, sigma.shape))
         return gaussian(x, sigma)
+
     found = heun(counted, torch.ones(3, 1, 2, 2), EDM(), 5, lambda *done: steps.append(done))
     assert calls == [(torch.float32, (3,))] * 9
     assert steps == [(i, 5) for i in range(1, 6)]
@@ -77,5 +79,5 @@ def test_images_of_a_batch_do_not_meet():
     generator = torch.Generator().manual_seed(0)
     z, text = torch.randn(3, 1, 2, 2, generator=generator), torch.randn(3, 2, 2, generator=generator)
     together = sample(network, z, text, EDM(), 4)
-    alone = torch.cat([sample(network, z[i:i + 1], text[i:i + 1], EDM(), 4) for i in range(3)])
+    alone = torch.cat([sample(network, z[i : i + 1], text[i : i + 1], EDM(), 4) for i in range(3)])
     torch.testing.assert_close(together, alone)

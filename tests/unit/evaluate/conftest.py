@@ -91,8 +91,10 @@ def write_shard():
 
 def scene_samples(indices, uncaptioned=()):
     scenes = {i: draw_scene(0, "heldout", i, float(i % 4 == 3)) for i in indices}
-    return [(f"{i:012d}", png(render(scene, 64)), None if i in uncaptioned else caption(scene), scene.attributes())
-            for i, scene in scenes.items()]
+    return [
+        (f"{i:012d}", png(render(scene, 64)), None if i in uncaptioned else caption(scene), scene.attributes())
+        for i, scene in scenes.items()
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -100,8 +102,10 @@ def shards(tmp_path_factory):
     """Two shards of 12 scenes, ids out of order and one without a caption: the sidecars of images and of captions."""
     folder = tmp_path_factory.mktemp("data")
     order = [9, 2, 11, 4, 1, 12, 3, 10, 5, 8, 7, 6]
-    pairs = [_write_shard(folder, "00000", scene_samples(order[:7], uncaptioned={4})),
-             _write_shard(folder, "00001", scene_samples(order[7:]))]
+    pairs = [
+        _write_shard(folder, "00000", scene_samples(order[:7], uncaptioned={4})),
+        _write_shard(folder, "00001", scene_samples(order[7:])),
+    ]
     return tuple(map(list, zip(*pairs, strict=True)))
 
 
@@ -122,6 +126,7 @@ def stage(tmp_path_factory, frozen):
 @pytest.fixture
 def slice_of(frozen):
     """The step's configuration with some evaluation keys changed."""
+
     def make(vae=frozen["vae"], **keys):
         evaluation = {"source": "coco", "images": 8, "features": frozen["clip"], "clip_score": frozen["clip"],
                       "steps": 2, "guidance": 2.0, "untrained_images": 4, **keys}  # fmt: skip

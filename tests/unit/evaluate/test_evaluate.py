@@ -14,6 +14,7 @@ from pipeline.metrics.features import INCEPTION_URL
 @pytest.fixture
 def evaluate(tmp_path, shards, stage, settings):
     """Run the step with a slice; the card."""
+
     def go(slice_, out="out", shards=shards):
         run(slice_, settings, *shards, stage, tmp_path / "work", tmp_path / out)
         return json.loads((tmp_path / out / "card.json").read_text())

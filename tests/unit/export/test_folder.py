@@ -54,12 +54,17 @@ def cut(folder):
     (folder / "model.safetensors").write_bytes(data[:1000])
 
 
-@pytest.mark.parametrize(("harm", "words"), [
-    (break_json, "config.json: not readable JSON"), (misspell, "unknown key 'dims'"),
-    (no_diffusion, "'diffusion'"), (cut, "model.safetensors: not readable"),
-    (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: not readable"),
-    (lambda folder: (folder / "config.json").unlink(), "config.json"),
-])
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (break_json, "config.json: not readable JSON"),
+        (misspell, "unknown key 'dims'"),
+        (no_diffusion, "'diffusion'"),
+        (cut, "model.safetensors: not readable"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: not readable"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json"),
+    ],
+)
 def test_damage_is_told_in_one_line(folder, harm, words):
     harm(folder)
     with pytest.raises(ValueError) as caught:

@@ -80,9 +80,7 @@ def _config(model, **changes):
 
 def test_a_model_that_names_no_text_encoder(model, tmp_path):
     _config(model, text_encoder=None)
-    with pytest.raises(
-        UserError, match=r'config\.json: text_encoder is not named; add "text_encoder": "hf:OWNER/NAME@COMMIT"'
-    ):
+    with pytest.raises(UserError, match=r'config\.json: text_encoder is not named; add "text_encoder": "hf:OWNER/NAME@COMMIT"'):
         run(["one"], tmp_path / "x.png", model, **OPTIONS)
 
 

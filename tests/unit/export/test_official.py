@@ -20,8 +20,7 @@ def state():
 
 
 def same(a, b):
-    return a.keys() == b.keys() and all(
-        a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)
+    return a.keys() == b.keys() and all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)
 
 
 def test_round_trip_is_bit_exact(state, tmp_path):
@@ -33,8 +32,10 @@ def test_round_trip_is_bit_exact(state, tmp_path):
     for name, value in odd.items():
         assert value.numpy().tobytes() == found[name].numpy().tobytes(), name
     export_official(config, found, tmp_path / "again.pt")
-    assert same({**import_official(tmp_path / "again.pt")[1], "final_layer.linear.bias": torch.zeros(4)},
-                {**found, "final_layer.linear.bias": torch.zeros(4)})
+    assert same(
+        {**import_official(tmp_path / "again.pt")[1], "final_layer.linear.bias": torch.zeros(4)},
+        {**found, "final_layer.linear.bias": torch.zeros(4)},
+    )
 
 
 def test_exported_file_is_a_plain_state_dictionary(state, tmp_path):
@@ -42,15 +43,18 @@ def test_exported_file_is_a_plain_state_dictionary(state, tmp_path):
     assert same(torch.load(tmp_path / "model.pt", weights_only=True), dict(state))
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda s: s,
-    lambda s: {"state_dict": s, "step": 3},
-    lambda s: {"model": s},
-    lambda s: {"state": {"model": s}},
-    lambda s: {"state": {"model": {f"dit.{k}": v for k, v in s.items()} | {"vae.x": torch.ones(1)}}},
-    lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
-    lambda s: {"model": {k.replace("blocks.1.", "blocks.1._orig_mod."): v for k, v in s.items()}},
-])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "step": 3},
+        lambda s: {"model": s},
+        lambda s: {"state": {"model": s}},
+        lambda s: {"state": {"model": {f"dit.{k}": v for k, v in s.items()} | {"vae.x": torch.ones(1)}}},
+        lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
+        lambda s: {"model": {k.replace("blocks.1.", "blocks.1._orig_mod."): v for k, v in s.items()}},
+    ],
+)
 def test_accepted_forms(state, tmp_path, wrap):
     torch.save(wrap(dict(state)), tmp_path / "model.pt")
     config, found = import_official(tmp_path / "model.pt")
@@ -67,9 +71,17 @@ def test_official_architectures_are_recognised(preset, official, side):
     assert infer_config(Path("x.pt"), state) == config
 
 
-@pytest.mark.parametrize("change", [
-    {"num_experts": 0, "expert_capacity": 1.0}, {"mixer_depth": 0, "mixer_dim": 96, "mask_mode": "naive"},
-    {"experts_every_n": 1}, {"in_channels": 16}, {"patch_size": 2}, {"mixer_dim": 96}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_experts": 0, "expert_capacity": 1.0},
+        {"mixer_depth": 0, "mixer_dim": 96, "mask_mode": "naive"},
+        {"experts_every_n": 1},
+        {"in_channels": 16},
+        {"patch_size": 2},
+        {"mixer_dim": 96},
+    ],
+)
 def test_variants_are_recognised(change):
     config = replace(SMALL, **change)
     found = infer_config(Path("x.pt"), MicroDiT(config).state_dict())
@@ -85,21 +97,25 @@ def test_half_precision_stays_as_it_is(state, tmp_path):
     assert same(found, half)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda s: s.pop("blocks.1.norm1.weight"), "missing: blocks.1.norm1.weight"),
-    (lambda s: s.pop("blocks.1.attn.proj.weight"), "missing: blocks.1.attn.proj.weight"),
-    (lambda s: s.update({"lora.a": torch.ones(1)}), "unexpected: lora.a"),
-    (lambda s: s.update({"blocks.2.attn.proj.weight": torch.ones(96, 7)}),
-     "misshaped: blocks.2.attn.proj.weight [96, 7] instead of [96, 96]"),
-    (lambda s: s.update({"final_layer.linear.bias": torch.ones(5)}),
-     "misshaped: final_layer.linear.bias [5] instead of [4]"),
-    (lambda s: s.pop("pos_embed"), "missing: pos_embed"),
-    (lambda s: s.pop("x_embedder.proj.weight"), "missing: x_embedder.proj.weight"),
-    (lambda s: s.update({"x_embedder.proj.weight": torch.ones(3)}), "not a MicroDiT checkpoint"),
-    (lambda s: s.update({"pos_embed": torch.ones(1, 16, 96)}), "pos_embed is not the fixed table"),
-    (lambda s: s.update({"mask_token": 3}), "mask_token is not a tensor"),
-    (lambda s: [s.pop(name) for name in list(s) if name.startswith("blocks.1.")], "and 10 more"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.pop("blocks.1.norm1.weight"), "missing: blocks.1.norm1.weight"),
+        (lambda s: s.pop("blocks.1.attn.proj.weight"), "missing: blocks.1.attn.proj.weight"),
+        (lambda s: s.update({"lora.a": torch.ones(1)}), "unexpected: lora.a"),
+        (
+            lambda s: s.update({"blocks.2.attn.proj.weight": torch.ones(96, 7)}),
+            "misshaped: blocks.2.attn.proj.weight [96, 7] instead of [96, 96]",
+        ),
+        (lambda s: s.update({"final_layer.linear.bias": torch.ones(5)}), "misshaped: final_layer.linear.bias [5] instead of [4]"),
+        (lambda s: s.pop("pos_embed"), "missing: pos_embed"),
+        (lambda s: s.pop("x_embedder.proj.weight"), "missing: x_embedder.proj.weight"),
+        (lambda s: s.update({"x_embedder.proj.weight": torch.ones(3)}), "not a MicroDiT checkpoint"),
+        (lambda s: s.update({"pos_embed": torch.ones(1, 16, 96)}), "pos_embed is not the fixed table"),
+        (lambda s: s.update({"mask_token": 3}), "mask_token is not a tensor"),
+        (lambda s: [s.pop(name) for name in list(s) if name.startswith("blocks.1.")], "and 10 more"),
+    ],
+)
 def test_a_wrong_tensor_is_named_in_one_line(state, tmp_path, change, words):
     wrong = dict(state)
     change(wrong)
@@ -137,8 +153,9 @@ class Malicious:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_malicious_pickle_never_runs(state, tmp_path, legacy):
     target = tmp_path / "pwned"
-    torch.save({"state_dict": dict(state), "extra": Malicious(target)}, tmp_path / "evil.pt",
-               _use_new_zipfile_serialization=not legacy)
+    torch.save(
+        {"state_dict": dict(state), "extra": Malicious(target)}, tmp_path / "evil.pt", _use_new_zipfile_serialization=not legacy
+    )
     words = r"refused, nothing in it was run: it holds the object \w+\.system"
     with pytest.raises(ValueError, match=words) as caught:
         import_official(tmp_path / "evil.pt")

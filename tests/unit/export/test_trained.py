@@ -85,9 +85,7 @@ def test_frozen_models_that_are_not_given_stay_open(official_file, tmp_path):
 @pytest.mark.parametrize("option", ["vae", "text_encoder"])
 def test_a_reference_without_a_commit_is_refused(official_file, tmp_path, option):
     given = {"vae": "", "text_encoder": "", option: "hf:someone/some-model"}
-    with pytest.raises(
-        UserError, match=f"--{option.replace('_', '-')}: 'hf:someone/some-model' must be hf:OWNER/NAME@REVISION"
-    ):
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')}: 'hf:someone/some-model' must be hf:OWNER/NAME@REVISION"):
         import_checkpoint(official_file, tmp_path / "model", **given)
     assert not (tmp_path / "model").exists()
 

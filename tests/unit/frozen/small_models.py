@@ -15,9 +15,9 @@ def save_vae(folder: Path, channels: int = 4, **config) -> Path:
 
     torch.manual_seed(0)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
-    AutoencoderKL(
-        **blocks, block_out_channels=(8, 8, 16), latent_channels=channels, norm_num_groups=4, **config
-    ).save_pretrained(folder)
+    AutoencoderKL(**blocks, block_out_channels=(8, 8, 16), latent_channels=channels, norm_num_groups=4, **config).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -74,9 +74,7 @@ def save_pair(folder: Path) -> Path:
     torch.manual_seed(2)
     encoder = ViTConfig(**TOWER, image_size=32, patch_size=8)
     special = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-    decoder = GPT2Config(
-        n_embd=16, n_layer=1, n_head=2, n_positions=10, vocab_size=len(WORDS), initializer_range=0.5, **special
-    )
+    decoder = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=10, vocab_size=len(WORDS), initializer_range=0.5, **special)
     model = VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder))
     model.generation_config.update(decoder_start_token_id=2, **special)
     model.save_pretrained(folder)

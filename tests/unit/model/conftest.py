@@ -23,7 +23,8 @@ class Reference:
             values |= load_file(path)
         self.state, self.inputs, self.outputs = (
             {name.removeprefix(kind): value for name, value in values.items() if name.startswith(kind)}
-            for kind in ("state.", "in.", "out."))
+            for kind in ("state.", "in.", "out.")
+        )
         self.card = json.loads((DATA / "microdit_reference.json").read_text())
         self.edm = EDM(**{key.lower(): value for key, value in self.card["edm"].items()})
         self.config = reference_config(self.card["config"])
@@ -36,16 +37,31 @@ class Reference:
 
 
 def reference_config(card: dict) -> MicroDiTConfig:
-    same = ("input_size", "patch_size", "in_channels", "dim", "depth", "head_dim", "multiple_of",
-            "caption_channels", "pos_interp_scale", "norm_eps", "num_experts", "expert_capacity",
-            "experts_every_n")
+    same = (
+        "input_size",
+        "patch_size",
+        "in_channels",
+        "dim",
+        "depth",
+        "head_dim",
+        "multiple_of",
+        "caption_channels",
+        "pos_interp_scale",
+        "norm_eps",
+        "num_experts",
+        "expert_capacity",
+        "experts_every_n",
+    )
     return MicroDiTConfig(
         **{name: card[name] for name in same},
         qkv_ratio=(card["qkv_multipliers"][0], card["qkv_multipliers"][-1]),
         ffn_ratio=(card["ffn_multipliers"][0], card["ffn_multipliers"][-1]),
-        mixer_depth=card["patch_mixer_depth"], mixer_dim=card["patch_mixer_dim"],
-        mixer_qkv_ratio=card["patch_mixer_qkv_ratio"], mixer_ffn_ratio=card["patch_mixer_mlp_ratio"],
-        caption_length=7)
+        mixer_depth=card["patch_mixer_depth"],
+        mixer_dim=card["patch_mixer_dim"],
+        mixer_qkv_ratio=card["patch_mixer_qkv_ratio"],
+        mixer_ffn_ratio=card["patch_mixer_mlp_ratio"],
+        caption_length=7,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +72,19 @@ def reference() -> Reference:
 @pytest.fixture
 def tiny() -> MicroDiTConfig:
     """The smallest model that has every part."""
-    return MicroDiTConfig(input_size=4, patch_size=1, dim=16, depth=3, head_dim=4, multiple_of=8,
-                          caption_channels=6, caption_length=5, mixer_depth=2, mixer_dim=8, num_experts=4)
+    return MicroDiTConfig(
+        input_size=4,
+        patch_size=1,
+        dim=16,
+        depth=3,
+        head_dim=4,
+        multiple_of=8,
+        caption_channels=6,
+        caption_length=5,
+        mixer_depth=2,
+        mixer_dim=8,
+        num_experts=4,
+    )
 
 
 @pytest.fixture

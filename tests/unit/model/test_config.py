@@ -19,23 +19,26 @@ def test_left_out_keys_take_their_defaults():
     assert MicroDiTConfig.from_dict({"dim": 512}) == MicroDiTConfig(dim=512)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"dim": 0}, "dim is 0; give a whole number of at least 1"),
-    ({"depth": 2.5}, "depth is 2.5"),
-    ({"num_experts": -1}, "num_experts is -1; give a whole number of at least 0"),
-    ({"qkv_ratio": (0.5,)}, "qkv_ratio is (0.5,); give two numbers"),
-    ({"ffn_ratio": (0.0, 4.0)}, "ffn_ratio is (0.0, 4.0)"),
-    ({"norm_eps": 0.0}, "norm_eps is 0.0; give a number above 0"),
-    ({"expert_capacity": float("nan")}, "expert_capacity is nan"),
-    ({"input_size": 33}, "input_size 33 is not a multiple of patch_size 2"),
-    ({"dim": 1000}, "dim 1000 is not a multiple of head_dim 64"),
-    ({"mixer_dim": 700}, "mixer_dim 700 is not a multiple of head_dim 64"),
-    ({"dim": 6, "head_dim": 2, "mixer_dim": 2}, "dim 6 is not a multiple of 4"),
-    ({"expert_capacity": 9.0}, "expert_capacity is 9.0; give a number of at most num_experts (8)"),
-    ({"mask_mode": "late"}, "mask_mode is 'late'; give one of deferred, naive, none"),
-    ({"mask_mode": "naive"}, "mask_mode naive drops tokens before any mixer, but mixer_depth is 6"),
-    ({"mixer_depth": 0}, "mask_mode deferred drops tokens after the mixer, but mixer_depth is 0"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dim": 0}, "dim is 0; give a whole number of at least 1"),
+        ({"depth": 2.5}, "depth is 2.5"),
+        ({"num_experts": -1}, "num_experts is -1; give a whole number of at least 0"),
+        ({"qkv_ratio": (0.5,)}, "qkv_ratio is (0.5,); give two numbers"),
+        ({"ffn_ratio": (0.0, 4.0)}, "ffn_ratio is (0.0, 4.0)"),
+        ({"norm_eps": 0.0}, "norm_eps is 0.0; give a number above 0"),
+        ({"expert_capacity": float("nan")}, "expert_capacity is nan"),
+        ({"input_size": 33}, "input_size 33 is not a multiple of patch_size 2"),
+        ({"dim": 1000}, "dim 1000 is not a multiple of head_dim 64"),
+        ({"mixer_dim": 700}, "mixer_dim 700 is not a multiple of head_dim 64"),
+        ({"dim": 6, "head_dim": 2, "mixer_dim": 2}, "dim 6 is not a multiple of 4"),
+        ({"expert_capacity": 9.0}, "expert_capacity is 9.0; give a number of at most num_experts (8)"),
+        ({"mask_mode": "late"}, "mask_mode is 'late'; give one of deferred, naive, none"),
+        ({"mask_mode": "naive"}, "mask_mode naive drops tokens before any mixer, but mixer_depth is 6"),
+        ({"mixer_depth": 0}, "mask_mode deferred drops tokens after the mixer, but mixer_depth is 0"),
+    ],
+)
 def test_a_mistake_is_told_in_one_line(change, words):
     with pytest.raises(ValueError, match=r"^model: ") as caught:
         replace(PRESETS["xl2"], **change)

@@ -7,8 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.model import PRESETS, MicroDiT, at_resolution, forward_flops, keep_ids, training_flops
 
 
-@pytest.mark.parametrize(("side", "ratio", "tera"), [
-    (32, 0.75, 0.282), (32, 0, 0.714), (64, 0.75, 1.069), (64, 0, 3.003)])
+@pytest.mark.parametrize(("side", "ratio", "tera"), [(32, 0.75, 0.282), (32, 0, 0.714), (64, 0.75, 1.069), (64, 0, 3.003)])
 def test_the_recipe(side, ratio, tera):
     assert round(training_flops(at_resolution(PRESETS["xl2"], side), ratio) / 1e12, 3) == tera
 
@@ -16,9 +15,15 @@ def test_the_recipe(side, ratio, tera):
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 @pytest.mark.parametrize("name", ["small", "equal widths", "naive", "dense"])
 def test_equals_what_torch_counts(name, ratio):
-    config = replace(PRESETS["small"], **{
-        "small": {}, "equal widths": {"mixer_dim": 96}, "dense": {"num_experts": 0},
-        "naive": {"mask_mode": "naive", "mixer_depth": 0}}[name])
+    config = replace(
+        PRESETS["small"],
+        **{
+            "small": {},
+            "equal widths": {"mixer_dim": 96},
+            "dense": {"num_experts": 0},
+            "naive": {"mask_mode": "naive", "mixer_depth": 0},
+        }[name],
+    )
     with torch.device("meta"):
         model = MicroDiT(config)
         inputs = (torch.empty(1, 4, 4, 4), torch.empty(1), torch.empty(1, 24, 64))

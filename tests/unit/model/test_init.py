@@ -47,8 +47,9 @@ def test_zeros(weights):
     assert {name for name in weights if "adaLN" in name or name.startswith("final_layer.linear")} <= zero
     assert {"y_emb_preprocess.attn.proj.weight", "y_emb_preprocess.mlp.w3.weight"} <= zero
     assert {name for name in weights if name.endswith("bias")} - zero == {"x_embedder.proj.bias"}
-    assert all("adaLN" in n or n.startswith("final_layer.linear") or n.startswith("y_emb_preprocess")
-               or n.endswith("bias") for n in zero)
+    assert all(
+        "adaLN" in n or n.startswith("final_layer.linear") or n.startswith("y_emb_preprocess") or n.endswith("bias") for n in zero
+    )
 
 
 def test_norms_start_at_one(weights):
@@ -57,12 +58,24 @@ def test_norms_start_at_one(weights):
     assert len(ones) == 2 + 2 + 3 * 6 + 3 + 1
 
 
-@pytest.mark.parametrize("name", [
-    "t_embedder.mlp.0.weight", "t_embedder.mlp.2.weight", "y_embedder.y_proj.fc1.weight",
-    "pooled_y_emb_process.fc2.weight", "y_emb_preprocess.attn.qkv.weight", "y_emb_preprocess.mlp.w1.weight",
-    "y_emb_preprocess.mlp.w2.weight", "blocks.0.attn.qkv.weight", "blocks.2.cross_attn.q_linear.weight",
-    "patch_mixer.0.cross_attn.kv_linear.weight", "blocks.3.mlp.w1.weight", "blocks.1.mlp.w1",
-    "patch_mixer.1.mlp.w1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "t_embedder.mlp.0.weight",
+        "t_embedder.mlp.2.weight",
+        "y_embedder.y_proj.fc1.weight",
+        "pooled_y_emb_process.fc2.weight",
+        "y_emb_preprocess.attn.qkv.weight",
+        "y_emb_preprocess.mlp.w1.weight",
+        "y_emb_preprocess.mlp.w2.weight",
+        "blocks.0.attn.qkv.weight",
+        "blocks.2.cross_attn.q_linear.weight",
+        "patch_mixer.0.cross_attn.kv_linear.weight",
+        "blocks.3.mlp.w1.weight",
+        "blocks.1.mlp.w1",
+        "patch_mixer.1.mlp.w1",
+    ],
+)
 def test_two_hundredths(weights, name):
     assert std(weights[name]) == pytest.approx(0.02, rel=0.05)
 
@@ -72,16 +85,27 @@ def test_gates(weights, name):
     assert std(weights[name]) == pytest.approx(0.02, rel=0.15)
 
 
-@pytest.mark.parametrize(("name", "layers"), [
-    ("blocks.0.attn.proj.weight", 1), ("blocks.1.cross_attn.proj.weight", 2), ("blocks.1.mlp.w2", 2),
-    ("blocks.2.mlp.w2.weight", 3), ("blocks.3.mlp.w3.weight", 4), ("patch_mixer.0.attn.proj.weight", 4),
-    ("patch_mixer.0.mlp.w3.weight", 4), ("patch_mixer.1.mlp.w2", 4)])
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("blocks.0.attn.proj.weight", 1),
+        ("blocks.1.cross_attn.proj.weight", 2),
+        ("blocks.1.mlp.w2", 2),
+        ("blocks.2.mlp.w2.weight", 3),
+        ("blocks.3.mlp.w3.weight", 4),
+        ("patch_mixer.0.attn.proj.weight", 4),
+        ("patch_mixer.0.mlp.w3.weight", 4),
+        ("patch_mixer.1.mlp.w2", 4),
+    ],
+)
 def test_output_projections_shrink_with_depth(weights, name, layers):
     assert std(weights[name]) == pytest.approx(0.02 / math.sqrt(2 * layers), rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["patch_mixer_map_xin.1.weight", "patch_mixer_map_y.1.weight",
-                                  "patch_mixer_map_xout.1.weight", "x_embedder.proj.weight"])
+@pytest.mark.parametrize(
+    "name",
+    ["patch_mixer_map_xin.1.weight", "patch_mixer_map_y.1.weight", "patch_mixer_map_xout.1.weight", "x_embedder.proj.weight"],
+)
 def test_xavier(weights, name):
     fan_out, fan_in = weights[name].flatten(1).shape
     bound = math.sqrt(6 / (fan_in + fan_out))

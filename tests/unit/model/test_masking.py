@@ -23,8 +23,9 @@ def test_subsets_are_equally_likely():
     assert sorted(counts[counts > 0].tolist()) == pytest.approx([10_000] * 6, rel=0.04)
 
 
-@pytest.mark.parametrize(("ratio", "words"), [(1.0, "give a number from 0"), (-0.1, "give a number from 0"),
-                                              (0.9, "keeps none of 4 tokens")])
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(1.0, "give a number from 0"), (-0.1, "give a number from 0"), (0.9, "keeps none of 4 tokens")]
+)
 def test_bad_ratio_is_told(ratio, words):
     with pytest.raises(ValueError, match=words):
         kept_tokens(4, ratio)
@@ -48,4 +49,4 @@ def test_unpatchify_order():
         for column in range(4):
             token = (row // 2) * side + column // 2
             place = ((row % 2) * patch + column % 2) * channels
-            assert torch.equal(image[0, :, row, column], tokens[0, token, place:place + channels])
+            assert torch.equal(image[0, :, row, column], tokens[0, token, place : place + channels])

@@ -33,8 +33,10 @@ def batch(config, generator, size=2):
     return x, torch.randn(size, generator=generator), text
 
 
-@pytest.mark.parametrize(("preset", "official", "parameters", "entries"), [
-    ("tiny2", "MicroDiT_Tiny_2", 200_692_752, 290), ("xl2", "MicroDiT_XL_2", 1_165_442_320, 478)])
+@pytest.mark.parametrize(
+    ("preset", "official", "parameters", "entries"),
+    [("tiny2", "MicroDiT_Tiny_2", 200_692_752, 290), ("xl2", "MicroDiT_XL_2", 1_165_442_320, 478)],
+)
 def test_official_layout(preset, official, parameters, entries):
     layout = {name: list(shape) for name, shape in state_layout(PRESETS[preset]).items()}
     assert layout == LAYOUTS[official]

@@ -10,8 +10,7 @@ SAMPLES = 5e-6
 
 
 def test_layer_scaling_is_the_spread_between_first_and_last(reference):
-    for name, ends in (("qkv_multipliers", reference.config.qkv_ratio),
-                       ("ffn_multipliers", reference.config.ffn_ratio)):
+    for name, ends in (("qkv_multipliers", reference.config.qkv_ratio), ("ffn_multipliers", reference.config.ffn_ratio)):
         spread = torch.linspace(*ends, reference.config.depth, dtype=torch.float64)
         assert spread.tolist() == pytest.approx(reference.card["config"][name])
 
@@ -50,8 +49,15 @@ def test_denoised(reference):
 @pytest.mark.parametrize("ratio", ["0", "0.75"])
 def test_loss(reference, ratio):
     given = reference.inputs
-    loss = reference.edm.loss(reference.model, given["x"], given["text"], given["loss_normal"],
-                              given["loss_noise"], 2, given.get(f"loss_ids_keep_{ratio}"))
+    loss = reference.edm.loss(
+        reference.model,
+        given["x"],
+        given["text"],
+        given["loss_normal"],
+        given["loss_noise"],
+        2,
+        given.get(f"loss_ids_keep_{ratio}"),
+    )
     reference.check(f"loss_{ratio}", loss.mean)
 
 
@@ -64,5 +70,13 @@ def test_samples(reference, guidance):
 
 def test_every_output_is_checked_here(reference):
     assert set(reference.outputs) == {
-        "full", "masked_0.5", "masked_0.75", "cfg_3", "denoised", "loss_0", "loss_0.75",
-        "sample_heun_8_cfg1", "sample_heun_8_cfg3"}
+        "full",
+        "masked_0.5",
+        "masked_0.75",
+        "cfg_3",
+        "denoised",
+        "loss_0",
+        "loss_0.75",
+        "sample_heun_8_cfg1",
+        "sample_heun_8_cfg3",
+    }

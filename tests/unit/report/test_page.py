@@ -115,9 +115,7 @@ def test_the_model_is_placed_on_the_scale(finished):
 def test_without_attributes_ceiling_price_and_records(finished):
     scale = {"floor": {"fid": 0.61, "images": 640}, "vae": None, "ceiling": None}
     cost = {"seconds": 250.0, "device_hours": 0.07, "dollars": 0.0, "dollars_per_hour": 0.0}
-    html = written(
-        finished, accuracy=None, detector_self_test=None, accuracy_vae=None, scale=scale, cost=cost, processes=[]
-    )
+    html = written(finished, accuracy=None, detector_self_test=None, accuracy_vae=None, scale=scale, cost=cost, processes=[])
     page = Page(html)
     assert "accuracy" not in page.attributes("id")
     assert 'class="scale"' not in html
@@ -126,9 +124,7 @@ def test_without_attributes_ceiling_price_and_records(finished):
 
 
 def test_a_comparable_run_says_so_and_warnings_are_shown(finished):
-    text = Page(
-        written(finished, comparable_to_published=True, why_not=[], warnings=["640 images for 2,048 features"])
-    ).text
+    text = Page(written(finished, comparable_to_published=True, why_not=[], warnings=["640 images for 2,048 features"])).text
     assert "Comparable with published numbers." in text and "Not comparable" not in text
     assert "640 images for 2,048 features" in text
 

@@ -10,9 +10,7 @@ def printed(finished, monkeypatch, capsys):
     """What is printed for the run, as lines of single-spaced words."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(finished.results.parent)
-    card_step.run(
-        finished.settings, finished.card, finished.stages, finished.records, finished.results / "fid_coco.json"
-    )
+    card_step.run(finished.settings, finished.card, finished.stages, finished.records, finished.results / "fid_coco.json")
 
     def lines():
         from pathlib import Path

@@ -47,10 +47,12 @@ def write_manifest(folder: Path, px: int, side: int, latents=None) -> Path:
         latent_columns = [keys, artifacts.fixed_size_list(values[0][part])]
         text_columns = [keys, artifacts.fixed_size_list(values[1][part]), pa.array([LENGTH] * rows, pa.int32())]
         schemas = artifacts.latents_schema((CHANNELS, side, side), {}), artifacts.text_schema((LENGTH, WIDTH), {})
-        shards.append({
-            "latents": write_arrow(folder / f"latents{number}.arrow", schemas[0], latent_columns),
-            "text": write_arrow(folder / f"text{number}.arrow", schemas[1], text_columns),
-        })
+        shards.append(
+            {
+                "latents": write_arrow(folder / f"latents{number}.arrow", schemas[0], latent_columns),
+                "text": write_arrow(folder / f"text{number}.arrow", schemas[1], text_columns),
+            }
+        )
     index = [(number, row) for number, rows in enumerate(ROWS) for row in range(rows)]
     columns = [pa.array(column, pa.int32()) for column in zip(*index, strict=True)]
     record = write_arrow(folder / "index.arrow", artifacts.INDEX, columns)

@@ -3,8 +3,19 @@ import torch
 from pipeline.model import MicroDiT, MicroDiTConfig
 from pipeline.train.ema import Ema
 
-TINY = MicroDiTConfig(input_size=2, patch_size=1, dim=16, depth=1, head_dim=8, multiple_of=8, caption_channels=4,
-                      caption_length=2, mixer_depth=1, mixer_dim=16, num_experts=0)
+TINY = MicroDiTConfig(
+    input_size=2,
+    patch_size=1,
+    dim=16,
+    depth=1,
+    head_dim=8,
+    multiple_of=8,
+    caption_channels=4,
+    caption_length=2,
+    mixer_depth=1,
+    mixer_dim=16,
+    num_experts=0,
+)
 
 
 def moved(model, step):
