@@ -139,7 +139,7 @@ def test_coco_folder(tmp_path):
     listing = json.loads((tmp_path / "captions.json").read_text())
     attributes = json.loads((tmp_path / "attributes.json").read_text())
     assert [image["id"] for image in listing["images"]] == [1, 2, 3, 4, 5, 6]
-    assert [len(attributes[str(i)]["objects"]) for i in range(1, 7)] == [1, 1, 1, 1, 2, 2]
+    assert [len(attributes[str(i)]["objects"]) for i in range(1, 7)] == [1, 1, 2, 1, 1, 2]
     for image in listing["images"]:
         picture = Image.open(tmp_path / "images" / image["file_name"])
         assert picture.size == (image["width"], image["height"]) == (64, 64)
