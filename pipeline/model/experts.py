@@ -45,7 +45,8 @@ class ExpertMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weights, rows = self.route(x)
         flat = x.flatten(0, 1)
-        chosen = flat[rows]  # [E, B·k, d]
+        # index_select sums its gradient in a fixed order, indexing does not.
+        chosen = flat.index_select(0, rows.flatten()).unflatten(0, rows.shape)  # [E, B·k, d]
         y = torch.bmm(F.gelu(torch.bmm(chosen, self.w1)), self.w2) * weights[..., None]
         out = torch.zeros_like(flat).index_add(0, rows.flatten(), y.flatten(0, 1).to(flat.dtype))
         return out.view_as(x)

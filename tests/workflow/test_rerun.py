@@ -13,9 +13,10 @@ BELOW = {"evaluate": 1, "card": 1, "model": 1, "report": 1}
     [
         ("stages: {high_masked: {learning_rate: 0.5}}", {"train": 2, **BELOW}),
         ("stages: {low_masked: {mask_ratio: 0.5}}", {"train": 4, **BELOW}),
-        ("evaluation: {guidance: 2.0}", {"evaluate": 1, "card": 1, "report": 1}),
+        ("evaluation: {guidance: 4.5}", {"evaluate": 1, "card": 1, "report": 1}),
         ("runtime: {sample_batch: 7, log_every_images: 32}", {}),
         ("report: {title: Other}", {"report": 1}),
+        ("report: {dollars_per_hour: 3.0}", {"card": 1, "report": 1}),
         ("sources: {scenes_synthetic: {role: real}}", {"manifest": 4, "train": 4, **BELOW}),
         ("model: {depth: 5}", {"train": 4, **BELOW}),
     ],
