@@ -83,8 +83,8 @@ def _fid(card: Card) -> Score:
     marks = [Mark(key, name, scale[key]["fid"]) for key, name in names.items() if scale[key]]
     meaning = (
         f"How far the drawn images as a set are from the real ones: the Fréchet distance between their features in "
-        f"{network['name']}, {network['width']} numbers an image. It is given the captions of the very images it is compared with, "
-        "so it can come out below two independent draws of real images."
+        f"{network['name']}, {network['width']} numbers an image. "
+        "The model is given the captions of these very images, so it can come out below two independent draws of real ones."
     )
     marks = _sorted([*marks, Mark("model", "this model", card["fid"])])
     short, on_scale = "distance of the drawn images from the real ones", bool(scale["ceiling"])
