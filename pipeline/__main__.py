@@ -86,7 +86,7 @@ def train(
     work: Annotated[Path, typer.Option(help="folder of checkpoints; the same command goes on from there")],
     out: OutOption,
     parent: Annotated[Path | None, typer.Option(help="folder of the stage before")] = None,
-    deadline_minutes: Annotated[float | None, typer.Option(help="save and stop after so many minutes")] = None,
+    deadline_minutes: Annotated[float | None, typer.Option(help="wall time of the job: save and stop shortly before it")] = None,
     settings: SettingsOption = None,
 ) -> None:
     """Train one stage to its end; run again after an interruption, it goes on from the last checkpoint."""

@@ -85,11 +85,15 @@ def progress(what: str, total: int, unit: str = "images", initial: int = 0, show
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGUSR1, SIGINT or a deadline; a long step asks `reason()` where it can stop and save."""
+    """Set by SIGTERM, SIGUSR1, SIGINT or a deadline; a long step asks `reason()` where it can stop and save.
+
+    A deadline comes 5 %, at most ten minutes, before the time given, to leave room for saving.
+    """
 
     def __init__(self, deadline_minutes: float | None = None) -> None:
         self._reason: str | None = None
-        self._ends = None if deadline_minutes is None else time.monotonic() + 60 * deadline_minutes
+        left = None if deadline_minutes is None else deadline_minutes - min(10.0, 0.05 * deadline_minutes)
+        self._ends = None if left is None else time.monotonic() + 60 * left
         for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
             signal.signal(getattr(signal, name), self._on_signal)
 

@@ -55,10 +55,12 @@ rule train:
         mem_mb=8000,
         gpu=CONFIG.runtime.gpus,
         launch=launcher(),
+        runtime=10080,  # minutes: a week, unless the profile says what the site allows
     params:
         settings=RUN_RECORD,
         config=step_config("train", "stage"),
         parent=parent_option,
     shell:
         "{resources.launch} -m pipeline train --config {params.config:q} --settings {params.settings} --manifest {input.manifest:q}"
-        " {params.parent:q} --work results/work/train/{wildcards.stage} --out results/train/{wildcards.stage} 2>&1 | tee {log:q}"
+        " --deadline-minutes {resources.runtime} {params.parent:q} --work results/work/train/{wildcards.stage}"
+        " --out results/train/{wildcards.stage} 2>&1 | tee {log:q}"
