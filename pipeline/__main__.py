@@ -142,11 +142,16 @@ def report(
 
 
 @app.command()
-def model(weights: Annotated[Path, typer.Option(help="folder of a trained stage")], out: OutOption) -> None:
+def model(
+    weights: Annotated[Path, typer.Option(help="folder of a trained stage")],
+    out: OutOption,
+    steps: Annotated[int, typer.Option(min=2, help="Heun steps that `generate` takes unless told otherwise")] = 30,
+    guidance: Annotated[float, typer.Option(min=0, help="guidance scale that `generate` takes unless told otherwise")] = 5.0,
+) -> None:
     """The trained model as a folder: safetensors and a config that names its frozen models."""
     from pipeline.export.trained import run
 
-    run(weights, out)
+    run(weights, out, steps=steps, guidance=guidance)
 
 
 @app.command()
@@ -157,8 +162,8 @@ def generate(
     ),
     model: Annotated[Path, typer.Option(help="folder of a trained model")] = Path("results/model"),
     seed: Annotated[int, typer.Option(min=0, help="seed of the initial noise")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Heun steps")] = 30,
-    guidance: Annotated[float, typer.Option(min=0, help="classifier-free guidance scale; 1 is none")] = 5.0,
+    steps: Annotated[int | None, typer.Option(help="Heun steps; the model's own unless given")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="guidance scale, 1 is none; the model's own unless given")] = None,
     batch: Annotated[int, typer.Option(min=1, help="images sampled together")] = 16,
     count: Annotated[int, typer.Option(min=1, help="images a prompt")] = 1,
     px: Annotated[int | None, typer.Option(help="resolution; the trained one unless given")] = None,

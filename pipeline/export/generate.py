@@ -45,8 +45,8 @@ def run(
     model: Path,
     *,
     seed: int,
-    steps: int,
-    guidance: float,
+    steps: int | None,
+    guidance: float | None,
     batch: int,
     count: int,
     px: int | None,
@@ -54,14 +54,17 @@ def run(
 ) -> None:
     """`count` pictures of each prompt. One picture or a grid where `out` ends in .png, else a folder of PNGs.
 
+    `steps` and `guidance` are those of the model's own config.json unless given.
     The prompt and the sampler's settings are written into the PNGs as text.
     Raises: UserError for a missing model, an empty prompt, a resolution the model cannot draw, or an unusable `out`.
     """
     _check(prompts, out, model, steps)
     drawings = [Drawing(i, prompt) for i, prompt in enumerate(p for p in prompts for _ in range(count))]
     artist = Artist.load(model, px, pick_device(device))
-    settings = {"seed": seed, "steps": steps, "guidance": guidance, "px": artist.px}
-    pictures = artist.draw(drawings, batch, seed, steps, guidance)
+    given = {"steps": steps, "guidance": guidance}
+    sampler = artist.sampler | {key: value for key, value in given.items() if value is not None}
+    settings = {"seed": seed, **sampler, "px": artist.px}
+    pictures = artist.draw(drawings, batch, seed, sampler["steps"], sampler["guidance"])
     if out.suffix.lower() != ".png":
         for drawing, picture in pictures:
             _save(picture, out / file_name(drawing), {"prompt": drawing.prompt, "number": drawing.number, **settings})
@@ -79,6 +82,7 @@ class Artist:
     edm: EDM
     text_encoder: TextEncoder
     vae: Vae
+    sampler: dict[str, Any]
     px: int
     device: torch.device
 
@@ -97,7 +101,7 @@ class Artist:
             config = at_resolution(config, px // vae.factor)
             state = weights_at(config, state)
         network = MicroDiT.from_state(config, state).to(device, torch.float32).eval()  # imported ones may be halves
-        return cls(network, edm, text_encoder, vae, px, device)
+        return cls(network, edm, text_encoder, vae, info["sampler"], px, device)
 
     def draw(self, drawings: Sequence[Drawing], batch: int, *settings: Any) -> Iterator[tuple[Drawing, Image.Image]]:
         """Pictures in the order of `drawings`, `batch` at a time."""
@@ -142,13 +146,13 @@ def _check_fit(folder: Path, config: MicroDiTConfig, vae: Vae, text_encoder: Tex
             raise UserError(f"{folder / CONFIG}: {key} gives {found}, the model takes {needed}; name the one it was trained with")
 
 
-def _check(prompts: Sequence[str], out: Path, model: Path, steps: int) -> None:
+def _check(prompts: Sequence[str], out: Path, model: Path, steps: int | None) -> None:
     if not prompts:
         raise UserError("no prompt; say what to draw")
     for place, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise UserError(f"prompt {place}: is empty; say what to draw")
-    if steps < 2:
+    if steps is not None and steps < 2:
         raise UserError(f"--steps {steps}: Heun's method needs at least 2")
     if out.suffix.lower() != ".png" and out.suffix.lower() in Image.registered_extensions():
         raise UserError(f"--out {out}: pictures are written as .png; end it so, or name a folder")

@@ -16,18 +16,20 @@ from pipeline.export.folder import load_model_folder, save_model_folder
 from pipeline.model import MicroDiTConfig
 
 OFFICIAL_FACTOR = 8  # pixels a latent pixel spans in the autoencoders of all official checkpoints
+PAPER_SAMPLER = {"steps": 30, "guidance": 5.0}
 
 
-def run(weights: Path, out: Path) -> None:
+def run(weights: Path, out: Path, *, steps: int, guidance: float) -> None:
     """The averaged weights of a finished stage as the model folder `out`: model.safetensors and a config.json with the
-    architecture, the noise levels, the resolution, the frozen models and where the weights came from.
+    architecture, the noise levels, the resolution, the frozen models, the sampler's settings (`steps`, `guidance`) that
+    `generate` takes unless told otherwise, and where the weights came from.
 
     Raises: UserError naming the file that is missing or does not fit.
     """
     card, file = read_json(weights / "summary.json"), weights / "ema.safetensors"
     try:
         config, edm = MicroDiTConfig.from_dict(card["model"]), EDM.from_dict(card["diffusion"])
-        info = _provenance(card)
+        info = {**_provenance(card), "sampler": {"steps": steps, "guidance": guidance}}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{weights / 'summary.json'}: not a stage's summary ({error}); train that stage again") from error
     try:
@@ -65,6 +67,7 @@ def import_checkpoint(checkpoint: Path, out: Path, vae: str, text_encoder: str) 
         "px": config.input_size * OFFICIAL_FACTOR,
         **frozen,
         "text_tokens": config.caption_length,
+        "sampler": PAPER_SAMPLER,
         "trained": {"imported": checkpoint.name},
     }
     save_model_folder(out, config, state, info)

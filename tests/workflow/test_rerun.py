@@ -13,7 +13,7 @@ BELOW = {"evaluate": 1, "card": 1, "model": 1, "report": 1}
     [
         ("stages: {high_masked: {learning_rate: 0.5}}", {"train": 2, **BELOW}),
         ("stages: {low_masked: {mask_ratio: 0.5}}", {"train": 4, **BELOW}),
-        ("evaluation: {guidance: 4.5}", {"evaluate": 1, "card": 1, "report": 1}),
+        ("evaluation: {guidance: 4.5}", BELOW),
         ("runtime: {sample_batch: 7, log_every_images: 32}", {}),
         ("report: {title: Other}", {"report": 1}),
         ("report: {dollars_per_hour: 3.0}", {"card": 1, "report": 1}),

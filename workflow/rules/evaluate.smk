@@ -73,5 +73,6 @@ rule model:
     params:
         code=code("pipeline.export.trained"),
         weights=lambda wildcards, input: os.path.dirname(input[0]),
+        sampler=f"--steps {CONFIG.evaluation.steps} --guidance {CONFIG.evaluation.guidance}",
     shell:
-        "python -m pipeline model --weights {params.weights:q} --out results/model 2>&1 | tee {log:q}"
+        "python -m pipeline model --weights {params.weights:q} --out results/model {params.sampler} 2>&1 | tee {log:q}"

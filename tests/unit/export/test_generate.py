@@ -8,13 +8,14 @@ from pipeline.errors import UserError
 from pipeline.export import save_model_folder
 from pipeline.export.generate import Drawing, file_name, grid, run
 
+SAMPLER = {"steps": 3, "guidance": 1.5}
 OPTIONS = {"seed": 7, "steps": 2, "guidance": 3.0, "batch": 4, "count": 1, "px": None, "device": "cpu"}
 
 
 @pytest.fixture
 def model(tmp_path, small_config, random_state, frozen_models):
     vae, text_encoder = frozen_models
-    info = {"px": 16, "vae": vae, "text_encoder": text_encoder, "text_tokens": None}
+    info = {"px": 16, "vae": vae, "text_encoder": text_encoder, "text_tokens": None, "sampler": SAMPLER}
     save_model_folder(tmp_path / "model", small_config, random_state, info)
     return tmp_path / "model"
 
@@ -30,6 +31,11 @@ def test_one_prompt_is_one_png_that_says_how_it_was_made(model, tmp_path, capsys
     assert picture.text == {"prompt": "a red circle, 赤い丸", "seed": "7", "steps": "2", "guidance": "3.0", "px": "16"}
     assert "drawing: 100%" in capsys.readouterr().err
     assert pixels(tmp_path / "new" / "out.png").std() > 0
+
+
+def test_steps_and_guidance_are_the_models_own_unless_given(model, tmp_path):
+    run(["one"], tmp_path / "own.png", model, **{**OPTIONS, "steps": None, "guidance": None})
+    assert {"steps": "3", "guidance": "1.5"}.items() <= Image.open(tmp_path / "own.png").text.items()
 
 
 def test_a_picture_depends_on_prompt_seed_and_number_but_not_on_the_batch(model, tmp_path):
@@ -67,7 +73,7 @@ def test_another_resolution(model, tmp_path):
 def test_weights_in_half_precision(model, tmp_path, small_config, random_state, frozen_models):
     vae, text_encoder = frozen_models
     halves = {name: value.half() for name, value in random_state.items()}
-    save_model_folder(tmp_path / "half", small_config, halves, {"vae": vae, "text_encoder": text_encoder})
+    save_model_folder(tmp_path / "half", small_config, halves, {"vae": vae, "text_encoder": text_encoder, "sampler": SAMPLER})
     for folder in (model, tmp_path / "half"):
         run(["one"], tmp_path / f"{folder.name}.png", folder, **OPTIONS)
     assert np.abs(pixels(tmp_path / "half.png").astype(int) - pixels(tmp_path / "model.png")).max() < 20

@@ -13,12 +13,13 @@ HUB = "hf:someone/some-vae@" + "0123456789" * 4
 
 
 def test_the_averaged_weights_become_a_model_folder(stage_folder, tmp_path, small_config, random_state):
-    run(stage_folder, tmp_path / "model")
+    run(stage_folder, tmp_path / "model", steps=9, guidance=2.0)
     found = load_model_folder(tmp_path / "model")
     assert found.config == small_config
     assert found.edm == EDM(sigma_data=0.7, p_mean=0.0)
     assert all(torch.equal(found.state[name], value) for name, value in random_state.items())
     assert found.info["px"] == 16
+    assert found.info["sampler"] == {"steps": 9, "guidance": 2.0}
     assert (found.info["vae"], found.info["text_encoder"], found.info["text_tokens"]) == (
         "embedded:vae",
         "embedded:clip",
@@ -50,7 +51,7 @@ def _drop(key):
 def test_a_broken_stage_is_named_and_nothing_is_written(stage_folder, tmp_path, spoil, told):
     spoil(stage_folder)
     with pytest.raises(UserError, match=told):
-        run(stage_folder, tmp_path / "model")
+        run(stage_folder, tmp_path / "model", steps=9, guidance=2.0)
     assert not (tmp_path / "model").exists()
 
 
@@ -67,6 +68,7 @@ def test_official_checkpoints_come_in_and_go_out_bit_for_bit(official_file, tmp_
     import_checkpoint(official_file, tmp_path / "model", vae=HUB, text_encoder="embedded:clip")
     found = load_model_folder(tmp_path / "model")
     assert found.info["vae"] == HUB
+    assert found.info["sampler"] == {"steps": 30, "guidance": 5.0}
     assert found.info["px"] == 8 * found.config.input_size
     assert found.info["trained"] == {"imported": "small.pt"}
     export_checkpoint(tmp_path / "model", tmp_path / "again.pt")
