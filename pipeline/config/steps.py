@@ -98,9 +98,7 @@ class EvaluateSlice(Slice):
     """evaluate: sample and score."""
 
     evaluation: Evaluation = result()
-    model: Model = result()
     models: FrozenModels = result()
-    diffusion: Diffusion = result()
     seed: int = result()
 
 
@@ -165,13 +163,7 @@ def _train(config: Config, stage: str) -> Slice:
 
 
 def _evaluate(config: Config) -> Slice:
-    return EvaluateSlice(
-        evaluation=config.evaluation,
-        model=config.model,
-        models=config.models,
-        diffusion=config.diffusion,
-        seed=config.seed,
-    )
+    return EvaluateSlice(evaluation=config.evaluation, models=config.models, seed=config.seed)
 
 
 STEPS: dict[str, Callable[..., Slice]] = {

@@ -131,7 +131,7 @@ def slice_of(frozen):
         evaluation = {"source": "coco", "images": 8, "features": frozen["clip"], "clip_score": frozen["clip"],
                       "steps": 2, "guidance": 2.0, "untrained_images": 4, **keys}  # fmt: skip
         models = {"vae": vae, "text_encoder": frozen["clip"], "captioner": frozen["clip"]}
-        return EvaluateSlice(evaluation=evaluation, model={}, models=models, diffusion={}, seed=5)
+        return EvaluateSlice(evaluation=evaluation, models=models, seed=5)
 
     return make
 
