@@ -4,6 +4,7 @@
 """
 
 import importlib
+import inspect
 import json
 import re
 import sys
@@ -52,7 +53,7 @@ def reference() -> str:
 
 def _table(title: str, section: type[Section]) -> str:
     rows = "".join(_row(name, field) for name, field in section.model_fields.items())
-    text = (section.__doc__ or "").strip()
+    text = inspect.cleandoc(section.__doc__ or "")
     return f"## {title}\n\n{text}\n\n| key | type | default | role | meaning |\n|---|---|---|---|---|\n{rows}"
 
 
