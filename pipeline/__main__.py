@@ -75,8 +75,9 @@ def manifest(config: ConfigOption, encoded: Paths, evaluation: Paths, out: OutOp
     """Which samples a stage trains on, and why the others do not reach it."""
     from pipeline.manifest.build import run
 
-    with process_record("manifest", _name(out), RECORDS):
-        run(slices.ManifestSlice.parse(config), encoded, evaluation, out)
+    slice_ = slices.ManifestSlice.parse(config)
+    with process_record("manifest", slice_.stage, RECORDS):
+        run(slice_, encoded, evaluation, out)
 
 
 @app.command()

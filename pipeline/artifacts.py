@@ -114,7 +114,7 @@ def atomic(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _fsync_folder(path.parent)
+        fsync(path.parent)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); make room or fix permissions and run again"
@@ -124,8 +124,9 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Wait until a file or a folder's list of names is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

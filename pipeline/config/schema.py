@@ -3,7 +3,7 @@
 Roles say what a key may change:
   result   the artifacts themselves; only these enter rule params and fingerprints
   runtime  how fast or where (devices, batch sizes of inference, intervals); never causes a rerun
-  report   what is shown (titles, prices); never causes a rerun of anything but the report
+  report   what is shown (titles, prices); never causes a rerun of anything but the card and the report
 
 `config.yaml` holds the embedded default, `workflow/presets/*.yaml` are overlays. `workflow/schemas/config.schema.json`
 and `docs/reference/config.md` are generated from this file (`make generated`).

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.artifacts import read_json, sha256_file, write_json
+from pipeline.artifacts import fsync, read_json, sha256_file, write_json
 from pipeline.errors import UserError
 from pipeline.train.network import read_tensors
 
@@ -110,7 +110,7 @@ def save_tensors(tensors: Tensors, path: Path) -> None:
     """Write and flush to disk, readable by whom the folder is (safetensors itself makes private files)."""
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     path.chmod(path.parent.stat().st_mode & 0o666)
-    _fsync(path)
+    fsync(path)
 
 
 @contextmanager
@@ -120,9 +120,9 @@ def _whole_folder(final: Path) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        _fsync(temporary)
+        fsync(temporary)
         os.replace(temporary, final)
-        _fsync(final.parent)
+        fsync(final.parent)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{final}: checkpoint cannot be written ({error}); make room or fix permissions and run again") from error
     finally:
@@ -136,11 +136,3 @@ def _unused(path: Path) -> Path:
         number += 1
         path = path.with_name(f"{path.name.split('~')[0]}~{number}")
     return path
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

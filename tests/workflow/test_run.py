@@ -29,6 +29,20 @@ def test_at_most_eight_processes_load_torch_for_one_shard_a_source(finished):
     assert {p["step"] for p in card["processes"] if "torch" not in p["imports"]} >= {"collect", "manifest"}
 
 
+def test_a_later_run_keeps_the_records_of_what_it_does_not_repeat(clone):
+    records = {file.name for file in (clone.folder / "results/work/processes").iterdir()}
+    assert {f"manifest-{stage}.json" for stage in STAGES} <= records
+    assert clone.snakemake("--forcerun", "card").returncode == 0
+    assert {file.name for file in (clone.folder / "results/work/processes").iterdir()} == records
+
+
+def test_records_of_another_configuration_go(clone):
+    stale = clone.folder / "results/work/processes/train-another_stage.json"
+    stale.write_text("{}")
+    assert clone.snakemake("--forcerun", "card").returncode == 0
+    assert not stale.exists()
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_counts_add_up_from_ledger_to_training(finished, stage):
     manifest = json.loads((finished.folder / f"results/manifests/{stage}.json").read_text())

@@ -4,13 +4,13 @@ This is the only file of the workflow with Python functions.
 """
 
 import sys
-from glob import glob
+from glob import escape, glob
 
 sys.path.insert(0, workflow.basedir)
 
 from pipeline.config import slice_for, validate
 from pipeline.errors import UserError
-from pipeline.fingerprint import code_fingerprint, digest
+from pipeline.fingerprint import code_fingerprint
 
 RUN_RECORD = "results/run_config.json"  # for the record, and for keys that cause no rerun; no rule has it as input
 
@@ -73,14 +73,10 @@ def source_files(wildcards):
     elif source.kind == "webdataset":
         files = sorted(glob(source.path))
     elif source.kind == "folder":
-        files = sorted(glob(f"{glob_escape(source.path)}/metadata.*"))
+        files = sorted(glob(f"{escape(source.path)}/metadata.*"))
     else:
         files = []
     return [file for file in files if file.startswith("results/") or os.path.exists(file)]
-
-
-def glob_escape(path):
-    return "".join(f"[{char}]" if char in "*?[" else char for char in path)
 
 
 def stage_shards(pattern):
