@@ -1,7 +1,9 @@
 """Typed configuration: `schema` has every key, `load` reads YAML, `steps` cuts out what one step is given."""
 
+from pipeline.config.fields import Section
 from pipeline.config.load import load, validate
-from pipeline.config.schema import KINDS, Config, Report, Runtime, Section, Stage
+from pipeline.config.schema import Config, Report, Runtime, Stage
+from pipeline.config.sources import KINDS
 from pipeline.config.steps import STEPS, slice_for
 
 __all__ = ["KINDS", "STEPS", "Config", "Report", "Runtime", "Section", "Stage", "load", "slice_for", "validate"]

@@ -16,7 +16,9 @@ import typer
 from pydantic.fields import FieldInfo
 
 from pipeline.config import schema
-from pipeline.config.schema import KINDS, Config, Section
+from pipeline.config.fields import Section
+from pipeline.config.schema import Config
+from pipeline.config.sources import KINDS
 from pipeline.fingerprint import ROOT
 
 SECTIONS: list[tuple[str, type[Section]]] = [

@@ -6,7 +6,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config.schema import KINDS, Config, Stage, nearest
+from pipeline.config.schema import Config, Stage, nearest
+from pipeline.config.sources import KINDS
 from pipeline.errors import UserError
 
 

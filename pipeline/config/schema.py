@@ -11,23 +11,12 @@ and `docs/reference/config.md` are generated from this file (`make generated`).
 
 import difflib
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, model_validator
 
-from pipeline.fingerprint import canonical_json
-
-
-def result(default: Any = ..., doc: str = "", **bounds: Any) -> Any:
-    return Field(default, description=doc, json_schema_extra={"role": "result"}, **bounds)
-
-
-def runtime(default: Any = ..., doc: str = "", **bounds: Any) -> Any:
-    return Field(default, description=doc, json_schema_extra={"role": "runtime"}, **bounds)
-
-
-def report(default: Any = ..., doc: str = "", **bounds: Any) -> Any:
-    return Field(default, description=doc, json_schema_extra={"role": "report"}, **bounds)
+from pipeline.config.fields import Name, Section, report, result, runtime
+from pipeline.config.sources import AnySource
 
 
 def _model_ref(value: str) -> str:
@@ -39,35 +28,6 @@ def _model_ref(value: str) -> str:
 
 
 ModelRef = Annotated[str, AfterValidator(_model_ref)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-
-
-class Section(BaseModel):
-    """A part of the configuration. Unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    def results(self) -> dict[str, Any]:
-        """The keys that decide the artifacts, ready for `canonical_json`. A key whose field declares a `neutral` value
-        (keys added after a release) is left out while it has it, so that a release restarts nothing."""
-        kept = {}
-        for name, field in type(self).model_fields.items():
-            extra, value = field.json_schema_extra or {}, getattr(self, name)
-            if extra.get("role") == "result" and not ("neutral" in extra and value == extra["neutral"]):
-                kept[name] = _plain(value)
-        return kept
-
-    def to_json(self) -> str:
-        """One canonical JSON string of the result keys: what a rule passes to its command."""
-        return canonical_json(self.results())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Section):
-        return value.results()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class FrozenModels(Section):
@@ -76,61 +36,12 @@ class FrozenModels(Section):
     vae: ModelRef = result("embedded:vae", "diffusers AutoencoderKL between pixels and latents")
     text_encoder: ModelRef = result("embedded:clip", "transformers CLIP text tower; its last hidden state is the text embedding")
     text_tokens: int | None = result(None, "tokens a caption is cut or padded to; null: the encoder's own length", ge=1)
+    text_padding: Literal["attend", "drop"] = result(
+        "attend",
+        "`attend` to the padding of captions, as the paper does, or `drop` it from disk and attention",
+        neutral=True,
+    )
     captioner: ModelRef = result("embedded:captioner", "transformers image-text-to-text or vision-encoder-decoder model")
-
-
-class Source(Section):
-    """What all kinds of source share."""
-
-    role: Literal["real", "synthetic", "evaluation"] = result(
-        "real", "what the images are used as; `evaluation` is never trained on"
-    )
-    caption: Literal["keep", "fill", "write"] = result(
-        "keep", "`keep` the given caption, `fill` in the missing ones with the captioner, or `write` all anew"
-    )
-    shards: int = result(1, "fixed number of shards the source is split into; about 20,000 images each", ge=1, le=2000)
-    min_side: int = result(256, "images with a shorter side are left out, in pixels", ge=8)
-    store_side: int = result(512, "larger images are stored with this short side, in pixels", ge=8)
-    upscale: bool = result(False, "train on images smaller than a stage's resolution, enlarged")
-
-
-class SyntheticSource(Source):
-    """Scenes drawn by code: nothing is downloaded."""
-
-    kind: Literal["synthetic"] = result()
-    count: int = result(doc="number of scenes", ge=1)
-    split: Literal["train", "heldout"] = result("train", "attribute combinations to draw from")
-    seed: int = result(0, "seed of the scenes", ge=0)
-    px: int = result(64, "width and height of a scene, in pixels", ge=32)
-    two_objects: float = result(0.3, "share of scenes with two objects", ge=0, le=1)
-    uncaptioned: float = result(0.0, "share of scenes that come without a caption", ge=0, le=1)
-
-
-class WebdatasetSource(Source):
-    """Tars of key.jpg + key.txt and/or key.json."""
-
-    kind: Literal["webdataset"] = result()
-    path: str = result(doc="a tar, or a glob of tars")
-
-
-class CocoSource(Source):
-    """A folder of images and an annotation file in COCO's caption format."""
-
-    kind: Literal["coco"] = result()
-    images: str = result(doc="folder of the images")
-    annotations: str = result(doc="JSON file with `images` and `annotations`")
-    attributes: str | None = result(None, "JSON file {image id: attributes} that a detector is scored against")
-
-
-class FolderSource(Source):
-    """Your own images, with metadata.jsonl, .csv or .parquet (columns file_name and text), or a .txt beside each."""
-
-    kind: Literal["folder"] = result()
-    path: str = result(doc="folder, searched with its sub-folders")
-
-
-AnySource = Annotated[SyntheticSource | WebdatasetSource | CocoSource | FolderSource, Field(discriminator="kind")]
-KINDS = {cls.model_fields["kind"].annotation.__args__[0]: cls for cls in get_args(get_args(AnySource)[0])}
 
 
 class Model(Section):
@@ -177,6 +88,9 @@ class Stage(Section):
     images: int = result(doc="images seen in this stage", ge=1)
     batch_images: int = result(2048, "images an optimiser step, over all processes", ge=1)
     sources: list[Name] | None = result(None, "sources to train on; null: all but evaluation")
+    weights: dict[Name, float] | None = result(
+        None, "share of each source in the batches, in any unit; null: by the number of samples", neutral=True
+    )
     learning_rate: float = result(8e-5, "peak learning rate of AdamW", gt=0)
     warmup_images: int = result(0, "images of linear warm-up", ge=0)
     schedule: Literal["constant", "cosine"] = result("constant", "learning rate after the warm-up")
@@ -190,6 +104,17 @@ class Stage(Section):
     caption_dropout: float = result(0.1, "share of captions replaced by zeros", ge=0, le=1)
     ema_decay: float = result(0.99975, "decay of the averaged weights, a step", ge=0, lt=1)
     ema_start_images: int = result(0, "images before which the average just follows the weights", ge=0)
+    posthoc_ema: list[float] = result(
+        [],
+        "relative widths of power-function averages to snapshot, two or more (EDM2: 0.05 and 0.1); empty: none",
+        neutral=True,
+    )
+    skip_norm_factor: float = result(
+        20.0,
+        "a step whose gradient norm is not finite, or this many times the usual one, is skipped",
+        gt=1,
+        neutral=True,
+    )
     start_from: Literal["model", "ema"] = result("model", "which weights of the parent stage to start from")
     fresh_optimizer: bool = result(True, "start AdamW anew instead of from the parent's state")
 
@@ -208,6 +133,14 @@ class Evaluation(Section):
     untrained_images: int = result(0, "images of the untrained model for the ceiling, at most one a caption; 0: none", ge=0)
 
 
+class Validation(Section):
+    """Samples that no stage trains on, and the loss on them at fixed noise levels."""
+
+    share: float = result(0.0, "share of the training samples held out, the same in every stage", ge=0, lt=0.5, neutral=True)
+    images: int = runtime(512, "samples to validate on, at most; all there are if fewer", ge=1)
+    sigmas: list[float] = runtime([0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0], "noise levels of the validation loss", min_length=1)
+
+
 class Runtime(Section):
     """How to run. Nothing here changes a result."""
 
@@ -218,8 +151,20 @@ class Runtime(Section):
     caption_batch: int = runtime(32, "images a captioner batch", ge=1)
     encode_batch: int = runtime(64, "images an encoder batch", ge=1)
     sample_batch: int = runtime(64, "images a sampling batch", ge=1)
-    microbatch: int | None = runtime(None, "images a forward pass of training; null: the whole share of a process", ge=1)
-    checkpoint_every_images: int = runtime(2_048_000, "images between checkpoints", ge=1)
+    parallel: Literal["ddp", "fsdp"] = runtime("ddp", "processes keep whole copies of the weights, or `fsdp`: shards of them")
+    microbatch: int | Literal["auto"] = runtime("auto", "images a forward pass of training; auto: as many as fit")
+    compile: Literal["auto", "on", "off"] = runtime("auto", "compile the blocks of the network; auto: on CUDA")
+    data_reading: Literal["mapped", "read"] = runtime(
+        "mapped", "training data from local disks by memory maps; `read` whole blocks into memory from network file systems"
+    )
+    signal_lead_seconds: int = runtime(
+        300, "time to save after a batch system's warning signal or before the deadline; the profile asks for that lead", ge=1
+    )
+    max_skips_in_row: int = runtime(10, "skipped training steps in a row that stop the run", ge=1)
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = runtime([], "where metrics go beside metrics.jsonl")
+    tracker_project: str = runtime("shoestring", "project of the trackers; the stage is the run's name", min_length=1)
+    checkpoint_every_images: int = runtime(2_048_000, "images between checkpoints; validation comes with each", ge=1)
+    snapshot_every_images: int = runtime(8_192_000, "images between snapshots for post-hoc averages", ge=1)
     keep_checkpoints: int = runtime(2, "checkpoints kept beside the final one", ge=1)
     log_every_images: int = runtime(20_480, "images between lines of metrics.jsonl", ge=1)
     samples_every_images: int = runtime(2_048_000, "images between sample grids", ge=1)
@@ -244,6 +189,7 @@ class Config(Section):
     diffusion: Diffusion = result(Diffusion(), "noise levels")
     stages: dict[Name, Stage] = result(doc="training stages by name", min_length=1)
     schedule: list[Name] = result(doc="stages in the order they are trained", min_length=1)
+    validation: Validation = result(Validation(), "the validation loss while training")
     evaluation: Evaluation = result(doc="the final evaluation")
     runtime: Runtime = runtime(Runtime(), "how to run")
     report: Report = report(Report(), "what is shown")
@@ -274,6 +220,9 @@ class Config(Section):
                 raise ValueError(f"{where}.sources: {name} is the evaluation set, it is never trained on")
             if self.stages[stage].px > source.store_side:
                 raise ValueError(f"sources.{name}.store_side: {source.store_side} is below {where}.px {self.stages[stage].px}")
+        for name in self.stages[stage].weights or {}:
+            if name not in names:
+                raise ValueError(f"{where}.weights: '{name}' is none of the stage's sources ({', '.join(names)})")
         if self.stages[stage].images % self.stages[stage].batch_images:
             raise ValueError(
                 f"{where}.images: {self.stages[stage].images} is no multiple of batch_images {self.stages[stage].batch_images}"

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from pipeline.config.fields import Section, result
 from pipeline.config.schema import (
-    AnySource,
     Config,
     Diffusion,
     Evaluation,
@@ -20,10 +20,10 @@ from pipeline.config.schema import (
     Model,
     Report,
     Runtime,
-    Section,
     Stage,
-    result,
+    Validation,
 )
+from pipeline.config.sources import AnySource
 from pipeline.errors import UserError
 
 
@@ -53,6 +53,7 @@ class CaptionSlice(Slice):
 
     mode: str = result()
     captioner: str | None = result(None)
+    all_captions: bool = result(False, neutral=True)
 
 
 class EncodeSlice(Slice):
@@ -61,6 +62,7 @@ class EncodeSlice(Slice):
     vae: str = result()
     text_encoder: str = result()
     text_tokens: int | None = result(None)
+    text_padding: str = result("attend", neutral=True)
     resolutions: list[int] = result()
     seed: int = result()
 
@@ -78,6 +80,8 @@ class ManifestSlice(Slice):
     stage: str = result()
     px: int = result()
     sources: dict[str, SourceUse] = result()
+    held_out: float = result(0.0, "share of the samples kept for validation", neutral=True)
+    seed: int = result(0, "seed of the choice", neutral=True)
 
 
 class TrainSlice(Slice):
@@ -106,6 +110,7 @@ class Settings(Section):
     """Runtime and report keys, read from the run's record; no rule watches them."""
 
     runtime: Runtime = Runtime()
+    validation: Validation = Validation()
     report: Report = Report()
 
     @classmethod
@@ -115,20 +120,21 @@ class Settings(Section):
             return cls()
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            return cls(runtime=record["runtime"], report=record["report"])
+            return cls(runtime=record["runtime"], validation=record["validation"], report=record["report"])
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{file}: not a run's record ({error}); Snakemake writes it, or leave --settings away") from error
 
 
 def _collect(config: Config, source: str) -> Slice:
     # How the images are used later is no reason to collect them again.
-    used_later = {"role": "real", "caption": "keep", "upscale": False}
+    used_later = {"role": "real", "caption": "keep", "all_captions": False, "upscale": False}
     return CollectSlice(name=source, source=config.sources[source].model_copy(update=used_later))
 
 
 def _caption(config: Config, source: str) -> Slice:
-    mode = config.sources[source].caption
-    return CaptionSlice(mode=mode, captioner=None if mode == "keep" else config.models.captioner)
+    chosen = config.sources[source]
+    captioner = None if chosen.caption == "keep" else config.models.captioner
+    return CaptionSlice(mode=chosen.caption, captioner=captioner, all_captions=chosen.all_captions)
 
 
 def _encode(config: Config, source: str) -> Slice:
@@ -137,6 +143,7 @@ def _encode(config: Config, source: str) -> Slice:
         vae=models.vae,
         text_encoder=models.text_encoder,
         text_tokens=models.text_tokens,
+        text_padding=models.text_padding,
         resolutions=config.resolutions(source),
         seed=config.seed,
     )
@@ -145,7 +152,9 @@ def _encode(config: Config, source: str) -> Slice:
 def _manifest(config: Config, stage: str) -> Slice:
     chosen = {name: config.sources[name] for name in config.stage_sources(stage)}
     uses = {name: SourceUse(role=source.role, upscale=source.upscale) for name, source in chosen.items()}
-    return ManifestSlice(stage=stage, px=config.stages[stage].px, sources=uses)
+    share = config.validation.share
+    seed = config.seed if share else 0
+    return ManifestSlice(stage=stage, px=config.stages[stage].px, sources=uses, held_out=share, seed=seed)
 
 
 def _train(config: Config, stage: str) -> Slice:

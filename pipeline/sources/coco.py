@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import CocoSource
+from pipeline.config.sources import CocoSource
 from pipeline.errors import UserError
 from pipeline.sources.sample import Listing, Raw, Unusable, read_named
 

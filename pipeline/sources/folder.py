@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from pipeline.config.schema import FolderSource
+from pipeline.config.sources import FolderSource
 from pipeline.errors import UserError
 from pipeline.sources import metadata
 from pipeline.sources.sample import IMAGE_SUFFIXES, MAX_TEXT_BYTES, Listing, Raw, Unusable, read_file, read_named

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from pipeline.config.schema import SyntheticSource
+from pipeline.config.sources import SyntheticSource
 from pipeline.embedded import scenes
 from pipeline.sources.sample import Listing, Raw
 

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import WebdatasetSource
+from pipeline.config.sources import WebdatasetSource
 from pipeline.errors import UserError
 from pipeline.sources.sample import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Listing, Raw, Unusable
 

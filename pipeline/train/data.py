@@ -4,33 +4,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.artifacts import ArrowShard, Manifest
+from pipeline.engine.batch import Batch
 from pipeline.train.order import Order
 
 Key, Value = TypeVar("Key"), TypeVar("Value")
-
-
-class Batch(NamedTuple):
-    """Samples and their positions in the sample stream, which address their random numbers."""
-
-    positions: Tensor  # [B] int64
-    latents: Tensor  # [B, C, H, W] float16
-    text: Tensor  # [B, L, Dt] float16
-
-    def split(self, size: int) -> Iterator["Batch"]:
-        """Microbatches of at most `size` samples, in order."""
-        return map(Batch._make, zip(*(tensor.split(size) for tensor in self), strict=True))
-
-    def to(self, device: torch.device) -> "Batch":
-        """Positions stay int64; values become float32 on the device."""
-        moved = [tensor.to(device, non_blocking=True) for tensor in self]
-        return Batch(moved[0], moved[1].float(), moved[2].float())
 
 
 class Samples:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pipeline.config.steps import TrainSlice
 from pipeline.diffusion import Loss
+from pipeline.engine.batch import Batch
 from pipeline.train.checkpoint import Checkpoints, Tensors
-from pipeline.train.data import Batch
 from pipeline.train.ema import Ema
 from pipeline.train.network import Parent, starting_model
 from pipeline.train.objective import Objective

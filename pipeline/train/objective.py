@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.config.steps import TrainSlice
 from pipeline.diffusion import EDM, Loss, normals, uniforms
+from pipeline.engine.batch import Batch
 from pipeline.model import MicroDiTConfig, keep_ids
-from pipeline.train.data import Batch
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from pipeline.config import Config, load, slice_for, validate
+from pipeline.config.fields import Section, result
 from pipeline.config.generated import FILES
-from pipeline.config.schema import Section, result
 from pipeline.config.steps import Settings, Slice, TrainSlice
 from pipeline.errors import UserError
 from pipeline.fingerprint import ROOT
@@ -138,9 +138,8 @@ def test_a_wrong_slice_says_where(values):
 def test_a_key_at_its_neutral_value_is_left_out():
     class Grown(Slice):
         old: int = result(1, "there from the start")
-        new: int = result(0, "added later")
+        new: int = result(0, "added later", neutral=True)
 
-    Grown.model_fields["new"].json_schema_extra["neutral"] = 0
     assert json.loads(Grown().to_json()) == {"old": 1}
     assert json.loads(Grown(new=2).to_json()) == {"old": 1, "new": 2}
 

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.config.schema import KINDS, Runtime
+from pipeline.config.schema import Runtime
+from pipeline.config.sources import KINDS
 from pipeline.config.steps import CollectSlice, Settings
 from pipeline.sources.collect import run
 

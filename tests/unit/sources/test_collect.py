@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.artifacts import LEDGER, read_sidecar, verify
-from pipeline.config.schema import KINDS
+from pipeline.config.sources import KINDS
 from pipeline.embedded import scenes
 from pipeline.errors import UserError
 from pipeline.sources.collect import READERS

@@ -1,0 +1,1 @@
+"""The training step: objective, optimiser, averages, compilation. Needs torch and nothing else."""
