@@ -1,10 +1,11 @@
 """Attention, feed-forward and transformer blocks of MicroDiT (arXiv 2407.15811; DiT: arXiv 2212.09748)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.config import BlockShape, MicroDiTConfig, dense_hidden
-from pipeline.model.embeddings import Linear
+from pipeline.model.embeddings import KeysValues, Linear
 from pipeline.model.experts import ExpertMLP
 
 
@@ -13,11 +14,15 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
-def normed_attention(q: Tensor, k: Tensor, v: Tensor, head_dim: int, eps: float) -> Tensor:
-    """q [B, T, w], k and v [B, S, w] -> [B, T, w]; q and k are normalised over all heads together."""
-    q, k = (F.layer_norm(t, t.shape[-1:], eps=eps) for t in (q, k))
-    heads = (t.unflatten(-1, (-1, head_dim)).transpose(1, 2) for t in (q, k.to(q.dtype), v.to(q.dtype)))
-    return F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+def plain_norm(x: Tensor, eps: float) -> Tensor:
+    """LayerNorm without parameters over the full width, all heads together; keeps the type of x."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps).to(x.dtype)  # under autocast it comes out as float32
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, head_dim: int, mask: Tensor | None = None) -> Tensor:
+    """q [B, T, w], k and v [B, S, w], mask [B, 1, 1, S] bool -> [B, T, w]."""
+    heads = (t.unflatten(-1, (-1, head_dim)).transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -29,13 +34,13 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(dim, 3 * width, bias=False)
         self.proj = Linear(width, dim, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self.proj(normed_attention(q, k, v, self.head_dim, self.eps))
+        return self.proj(attend(plain_norm(q, self.eps), plain_norm(k, self.eps), v, self.head_dim, mask))
 
 
 class CrossAttention(nn.Module):
-    """x [B, T, d], text [B, L, d] -> [B, T, d]. Padding is attended to, as the official model does."""
+    """x [B, T, d], text [B, L, d] or its keys and values -> [B, T, d]."""
 
     def __init__(self, dim: int, head_dim: int, eps: float) -> None:
         super().__init__()
@@ -44,9 +49,21 @@ class CrossAttention(nn.Module):
         self.kv_linear = Linear(dim, 2 * dim, bias=False)
         self.proj = Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+    def keys_values(self, text: Tensor) -> KeysValues:
         k, v = self.kv_linear(text).chunk(2, dim=-1)
-        return self.proj(normed_attention(self.q_linear(x), k, v, self.head_dim, self.eps))
+        return KeysValues(plain_norm(k, self.eps), v)
+
+    def forward(self, x: Tensor, text: Tensor | KeysValues, mask: Tensor | None = None) -> Tensor:
+        keys, values = text if isinstance(text, KeysValues) else self.keys_values(text)
+        return self.proj(attend(plain_norm(self.q_linear(x), self.eps), keys, values, self.head_dim, mask))
+
+
+def joint_keys_values(attentions: list[CrossAttention], text: Tensor) -> list[KeysValues]:
+    """Keys and values of text [B, L, d] for many cross-attentions, by one matmul with all their weights."""
+    weights = torch.cat([attention.kv_linear.weight for attention in attentions])
+    keys, values = F.linear(text, weights).unflatten(-1, (len(attentions), 2, -1)).unbind(dim=-2)
+    keys = plain_norm(keys, attentions[0].eps)
+    return [KeysValues(*pair) for pair in zip(keys.unbind(dim=-2), values.unbind(dim=-2), strict=True)]
 
 
 class DenseMLP(nn.Module):
@@ -73,8 +90,8 @@ class TextBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps, bias=False)
         self.mlp = DenseMLP(dim, text_hidden(config))
 
-    def forward(self, text: Tensor) -> Tensor:
-        text = text + self.attn(self.norm1(text))
+    def forward(self, text: Tensor, mask: Tensor | None = None) -> Tensor:
+        text = text + self.attn(self.norm1(text), mask)
         return text + self.mlp(self.norm2(text))
 
 
@@ -90,7 +107,7 @@ def _feed_forward(shape: BlockShape, config: MicroDiTConfig) -> nn.Module:
 
 
 class DiTBlock(nn.Module):
-    """tokens [B, T, d], condition [B, D], text [B, L, d] -> [B, T, d]."""
+    """tokens [B, T, d], condition [B, D], text [B, L, d] or its keys and values -> [B, T, d]."""
 
     def __init__(self, shape: BlockShape, config: MicroDiTConfig) -> None:
         super().__init__()
@@ -103,10 +120,10 @@ class DiTBlock(nn.Module):
         self.mlp = _feed_forward(shape, config)
         self.adaLN_modulation = nn.Sequential(nn.GELU("tanh"), Linear(config.dim, 6 * dim))
 
-    def forward(self, x: Tensor, condition: Tensor, text: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, text: Tensor | KeysValues, mask: Tensor | None = None) -> Tensor:
         shift1, scale1, gate1, shift3, scale3, gate3 = self.adaLN_modulation(condition).chunk(6, dim=-1)
         x = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))
-        x = x + self.cross_attn(self.norm2(x), text)
+        x = x + self.cross_attn(self.norm2(x), text, mask)
         return x + gate3[:, None] * self.mlp(modulate(self.norm3(x), shift3, scale3))
 
 

@@ -56,6 +56,7 @@ class MicroDiTConfig:
     expert_capacity: float = 2.0  # experts a token meets on average
     experts_every_n: int = 2
     mask_mode: MaskMode = "deferred"
+    drop_text_padding: bool = False  # text tokens of zeros are no tokens; the official model attends to padding
 
     def __post_init__(self) -> None:
         for name in PAIRS:  # JSON has lists only

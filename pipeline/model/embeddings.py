@@ -79,9 +79,27 @@ class ProjectionMLP(nn.Module):
         return self.fc2(self.norm(gelu(self.fc1(x))))
 
 
+class KeysValues(NamedTuple):
+    """What one cross-attention reads of the text, already projected."""
+
+    keys: Tensor  # [B, L, d], normalised
+    values: Tensor  # [B, L, d]
+
+
 class TextEncoding(NamedTuple):
     """All that the network reads of a batch of captions, worked out once for any number of calls."""
 
-    tokens: Tensor  # [B, L, D], for the backbone's cross-attentions
-    mixer_tokens: Tensor  # [B, L, Dm], for the mixer's
+    mixer: list[Tensor | KeysValues]  # for each mixer block: text tokens [B, L, Dm], or their keys and values
+    blocks: list[Tensor | KeysValues]  # for each backbone block: [B, L, D], or keys and values
     pooled: Tensor  # [B, D], added to the noise embedding
+    mask: Tensor | None = None  # [B, 1, 1, L] bool, False where a token is padding; None: all tokens are read
+
+
+def text_mask(text: Tensor) -> Tensor:
+    """[B, L, Dt] -> [B, 1, 1, L]: which tokens are none of the padding, whose embeddings are all zeros.
+
+    The first token always counts, so that an empty caption is one token of zeros.
+    """
+    mask = (text != 0).any(dim=-1)
+    mask[:, 0] = True
+    return mask[:, None, None, :]

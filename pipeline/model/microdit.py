@@ -7,15 +7,17 @@ of the official code, so that state dictionaries pass between the two unchanged.
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.blocks import DiTBlock, FinalLayer, TextBlock
+from pipeline.model.blocks import DiTBlock, FinalLayer, TextBlock, joint_keys_values
 from pipeline.model.config import MicroDiTConfig, backbone_shapes, mixer_shapes
 from pipeline.model.embeddings import (
+    KeysValues,
     Linear,
     NoiseEmbedding,
     PatchEmbedding,
     ProjectionMLP,
     TextEncoding,
     sincos_positions,
+    text_mask,
 )
 from pipeline.model.init import init_weights
 from pipeline.model.masking import put_tokens, take_tokens, unpatchify
@@ -34,6 +36,7 @@ class MicroDiT(nn.Module):
     def __init__(self, config: MicroDiTConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.joint_text = False  # whether `forward` projects the text for all blocks at once, instead of each block
         dim, eps = config.dim, config.norm_eps
         self.register_buffer("pos_embed", torch.empty(1, config.num_tokens, dim))
         self.register_buffer("mask_token", torch.zeros(1, 1, config.patch_channels))
@@ -78,19 +81,25 @@ class MicroDiT(nn.Module):
         """T, the tokens of one image before any is dropped."""
         return self.config.num_tokens
 
-    def encode_text(self, text: Tensor) -> TextEncoding:
-        """Frozen encoder's output [B, L, Dt] or [B, 1, L, Dt], of any float type -> what the blocks read."""
-        text = text.reshape(text.shape[0], *text.shape[-2:]).to(self.pos_embed.dtype)  # stored as float16
-        tokens = self.y_emb_preprocess(self.y_embedder["y_proj"](text))
-        mixer_tokens = self.patch_mixer_map_y(tokens) if self.mixer_is_mapped else tokens
-        return TextEncoding(tokens, mixer_tokens, self.pooled_y_emb_process(tokens.mean(dim=1)))
+    def encode_text(self, text: Tensor, keys_values: bool = True) -> TextEncoding:
+        """Frozen encoder's output [B, L, Dt] or [B, 1, L, Dt], of any float type -> what the blocks read.
 
-    def mix(self, tokens: Tensor, condition: Tensor, text: Tensor, ids_keep: Tensor | None) -> Tensor:
+        With `keys_values` the blocks need no projection of the text any more, however often they are called.
+        """
+        text = text.reshape(text.shape[0], *text.shape[-2:]).to(self.pos_embed.dtype)  # stored as float16
+        mask = text_mask(text) if self.config.drop_text_padding else None
+        tokens = self.y_emb_preprocess(self.y_embedder["y_proj"](text), mask)
+        mixer_tokens = self.patch_mixer_map_y(tokens) if self.mixer_is_mapped else tokens
+        blocks = _for_blocks(self.blocks, tokens, keys_values)
+        pooled = self.pooled_y_emb_process(_mean(tokens, mask))
+        return TextEncoding(_for_blocks(self.patch_mixer, mixer_tokens, keys_values), blocks, pooled, mask)
+
+    def mix(self, tokens: Tensor, condition: Tensor, text: TextEncoding, ids_keep: Tensor | None) -> Tensor:
         """All tokens [B, T, D] through the mixer, then those kept: [B, K, D]."""
         if self.mixer_is_mapped:
             tokens = self.patch_mixer_map_xin(tokens)
-        for block in self.patch_mixer:
-            tokens = block(tokens, condition, text)
+        for block, block_text in zip(self.patch_mixer, text.mixer, strict=True):
+            tokens = block(tokens, condition, block_text, text.mask)
         if ids_keep is not None:
             tokens = take_tokens(tokens, ids_keep)
         return self.patch_mixer_map_xout(tokens) if self.mixer_is_mapped else tokens
@@ -105,16 +114,31 @@ class MicroDiT(nn.Module):
             raise ValueError(
                 "model: mask_mode is none, so no tokens can be dropped; set the mask ratio to 0 or mask_mode to deferred"
             )
-        encoded = text if isinstance(text, TextEncoding) else self.encode_text(text)
+        encoded = text if isinstance(text, TextEncoding) else self.encode_text(text, keys_values=self.joint_text)
         condition = self.t_embedder(c_noise) + encoded.pooled
         # With no mixer (naive masking) the tokens are dropped here straight after their embedding.
-        tokens = self.mix(self.x_embedder(x) + self.pos_embed, condition, encoded.mixer_tokens, ids_keep)
-        for block in self.blocks:
-            tokens = block(tokens, condition, encoded.tokens)
+        tokens = self.mix(self.x_embedder(x) + self.pos_embed, condition, encoded, ids_keep)
+        for block, block_text in zip(self.blocks, encoded.blocks, strict=True):
+            tokens = block(tokens, condition, block_text, encoded.mask)
         patches = self.final_layer(tokens, condition).float()
         if ids_keep is not None:
             patches = put_tokens(patches, ids_keep, self.num_tokens)
         return unpatchify(patches, self.config.patch_size)
+
+
+def _for_blocks(blocks: nn.ModuleList, text: Tensor, keys_values: bool) -> list[Tensor | KeysValues]:
+    """The text as each of the blocks takes it."""
+    if keys_values and len(blocks):
+        return joint_keys_values([block.cross_attn for block in blocks], text)
+    return [text] * len(blocks)
+
+
+def _mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """tokens [B, L, D] -> [B, D], over those that the mask [B, 1, 1, L] leaves."""
+    if mask is None:
+        return tokens.mean(dim=1)
+    real = mask[:, 0, 0, :, None]
+    return tokens.masked_fill(~real, 0).sum(dim=1) / real.sum(dim=1)
 
 
 def position_table(config: MicroDiTConfig) -> Tensor:

@@ -63,16 +63,16 @@ def test_an_untrained_model_answers_zero(tiny, generator):
 def test_masked_forward_by_hand(tiny, generator):
     model, (x, c_noise, text) = random_model(tiny, generator), batch(tiny, generator, 3)
     ids = keep_ids(torch.rand(3, 16, generator=generator), 0.5)
-    encoded = model.encode_text(text)
+    encoded = model.encode_text(text, keys_values=False)
     condition = model.t_embedder(c_noise) + encoded.pooled
     tokens = model.patch_mixer_map_xin(model.x_embedder(x) + model.pos_embed)
-    for block in model.patch_mixer:
-        tokens = block(tokens, condition, encoded.mixer_tokens)
+    for block, mixer_text in zip(model.patch_mixer, encoded.mixer, strict=True):
+        tokens = block(tokens, condition, mixer_text)
     expected = torch.zeros(3, 16, 4)
     for image in range(3):
         kept = model.patch_mixer_map_xout(tokens[image, ids[image]][None])
-        for block in model.blocks:
-            kept = block(kept, condition[image, None], encoded.tokens[image, None])
+        for block, block_text in zip(model.blocks, encoded.blocks, strict=True):
+            kept = block(kept, condition[image, None], block_text[image, None])
         expected[image, ids[image]] = model.final_layer(kept, condition[image, None])[0]
     found = model(x, c_noise, text, ids)
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected)
@@ -89,9 +89,36 @@ def test_order_of_kept_ids_does_not_matter(tiny, generator):
 def test_text_can_be_encoded_ahead_in_either_shape_and_half_precision(tiny, generator):
     model, (x, c_noise, text) = random_model(tiny, generator), batch(tiny, generator)
     expected = model(x, c_noise, text)
-    assert torch.equal(model(x, c_noise, model.encode_text(text)), expected)
+    assert torch.equal(model(x, c_noise, model.encode_text(text, keys_values=False)), expected)
+    torch.testing.assert_close(model(x, c_noise, model.encode_text(text)), expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(model(x, c_noise, text[:, None]), expected)
     assert torch.equal(model(x, c_noise, text.half()), model(x, c_noise, text.half().float()))
+
+
+def test_keys_and_values_of_all_blocks_at_once_give_the_same_gradients(tiny, generator):
+    model, inputs = random_model(tiny, generator), batch(tiny, generator)
+    gradients = []
+    for model.joint_text in (False, True):
+        model(*inputs).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+        model.zero_grad()
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("joint", [False, True])
+def test_dropped_padding_is_as_if_it_was_never_there(tiny, generator, joint):
+    config = replace(tiny, drop_text_padding=True)
+    model, (x, c_noise, text) = random_model(config, generator), batch(tiny, generator)
+    model.joint_text = joint
+    text[:, 2:] = 0
+    torch.testing.assert_close(model(x, c_noise, text), model(x, c_noise, text[:, :2]), rtol=1e-5, atol=1e-6)
+    attends = MicroDiT.from_state(tiny, model.state_dict())
+    assert not torch.allclose(attends(x, c_noise, text), attends(x, c_noise, text[:, :2]), rtol=1e-2)
+    text[:, 0] = 0  # one real token is left
+    empty = torch.zeros_like(text)
+    assert model(x, c_noise, text).isfinite().all() and model(x, c_noise, empty).isfinite().all()
+    torch.testing.assert_close(model(x, c_noise, empty), model(x, c_noise, empty[:, :1]), rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
