@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+if __name__ == "__main__" and sys.argv[1:2] == ["bench"]:  # before the imports: it runs where torch is all there is
+    from pipeline.bench.command import main as bench_main
+
+    sys.exit(bench_main(sys.argv[2:]))
+
 import typer
 from typer._click.exceptions import ClickException  # typer does not export it
 
@@ -156,6 +161,22 @@ def model(
 
 
 @app.command()
+def ema(
+    stage: Annotated[Path, typer.Argument(help="folder of a stage that was trained with posthoc_ema")],
+    width: Annotated[float, typer.Option(help="relative width: standard deviation of the average / images seen; 0.05 is 5 %")],
+    out: OutOption,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="images seen in the stage, one of the snapshots'; its end unless given")
+    ] = None,
+    work: Annotated[Path | None, typer.Option(help="folder of the stage's checkpoints; the workflow's unless given")] = None,
+) -> None:
+    """The averaged weights of a stage with another width, after training. `model` and `evaluate` take OUT as a stage."""
+    from pipeline.train.posthoc import run
+
+    run(stage, width, images, work, out)
+
+
+@app.command()
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="what to draw")],
     out: Annotated[Path, typer.Option("--out", "-o", help="a .png for one prompt or a grid; a folder for one file each")] = Path(
@@ -236,6 +257,14 @@ def show(card: Annotated[Path, typer.Argument(help="evaluation card")] = Path("r
     from pipeline.report.table import run
 
     run(card)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Measure this machine: `bench train-step`, `bench loader`; each has a --help of its own and prints JSON."""
+    from pipeline.bench.command import main as bench_main
+
+    raise SystemExit(bench_main(context.args))
 
 
 @app.command()

@@ -8,18 +8,17 @@ file reruns nothing and changing its content does.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import UserError
-from pipeline.fingerprint import canonical_json, digest
+from pipeline.fingerprint import canonical_json
 
 BLOCK_ROWS = 256  # rows of a record batch: one sequential read
 
@@ -47,7 +46,14 @@ CAPTIONS = pa.schema(
         ("reason", pa.string()),  # why there is no caption, null if there is one
     ]
 )
-INDEX = pa.schema([("shard", pa.int32()), ("row", pa.int32())])
+INDEX = pa.schema(
+    [
+        ("shard", pa.int32()),  # place in the manifest's `shards`
+        ("row", pa.int32()),  # row of the latents
+        ("text", pa.int32()),  # first row of the text embeddings to choose among
+        ("texts", pa.int16()),  # how many rows to choose among, 1 or more
+    ]
+)
 
 
 def latents_schema(shape: tuple[int, int, int], info: dict[str, Any]) -> pa.Schema:
@@ -58,8 +64,11 @@ def latents_schema(shape: tuple[int, int, int], info: dict[str, Any]) -> pa.Sche
 
 
 def text_schema(shape: tuple[int, int], info: dict[str, Any]) -> pa.Schema:
-    """Rows of (key, tokens, length): fp16, L·Dt values; `length` counts the tokens before the padding."""
-    values = pa.list_(pa.float16(), int(np.prod(shape)))
+    """Rows of (key, tokens, length): fp16, L·Dt values; `length` counts the tokens before the padding.
+
+    With `padding` "drop" in `info` a row has length·Dt values, and readers fill up with zeros.
+    """
+    values = pa.list_(pa.float16(), -1 if info.get("padding") == "drop" else int(np.prod(shape)))
     metadata = {"shape": json.dumps(shape), "info": canonical_json(info)}
     return pa.schema([("key", pa.string()), ("tokens", values), ("length", pa.int32())], metadata=metadata)
 
@@ -70,38 +79,11 @@ def fixed_size_list(values: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
 
 
-class ArrowShard:
-    """Random access to one latents or text shard, memory-mapped.
-
-    `shape` is the shape of a row's values, `info` what made them, `keys` the row's keys.
-    """
-
-    def __init__(self, path: Path, column: str) -> None:
-        try:
-            self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{path}: not a readable Arrow file ({error}); delete it and run again") from error
-        metadata = self._table.schema.metadata
-        self.shape: tuple[int, ...] = tuple(json.loads(metadata[b"shape"]))
-        self.info: dict[str, Any] = json.loads(metadata[b"info"])
-        self._chunks = [_chunk_values(chunk, self.shape) for chunk in self._table[column].chunks]
-        self._starts = np.cumsum([0] + [len(chunk) for chunk in self._chunks])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    @property
-    def keys(self) -> list[str]:
-        return self._table["key"].to_pylist()
-
-    def row(self, index: int) -> np.ndarray:
-        """One row, float16, a view of the file."""
-        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._chunks[chunk][index - self._starts[chunk]]
-
-
-def _chunk_values(chunk: pa.FixedSizeListArray, shape: tuple[int, ...]) -> np.ndarray:
-    return chunk.flatten().to_numpy(zero_copy_only=True).reshape(len(chunk), *shape)
+def variable_list(values: Sequence[np.ndarray]) -> pa.ListArray:
+    """Float16 arrays of any sizes, at least one, to one Arrow list each."""
+    offsets = np.cumsum([0] + [value.size for value in values], dtype=np.int32)
+    flat = np.concatenate([np.asarray(value, dtype=np.float16).reshape(-1) for value in values])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
 
 
 @contextmanager
@@ -197,55 +179,6 @@ def read_sidecar(path: Path, kind: str) -> Sidecar:
         if not file.exists() or file.stat().st_size != record["bytes"]:
             raise UserError(f"{file}: missing or changed since {path} was written; delete {path} and run again")
     return sidecar
-
-
-class Manifest:
-    """The samples a stage trains on: row n of `index` names the shard and the row in it that hold sample n.
-
-    `latent_shape` is (C, h, w), `text_shape` (L, Dt); `vae` and `text_encoder` are the identities of the models.
-    """
-
-    def __init__(self, path: Path, value: dict[str, Any]) -> None:
-        self.path = path
-        self.value = value
-        self.stage: str = value["stage"]
-        self.px: int = value["px"]
-        self.samples: int = value["samples"]
-        self.latent_shape: tuple[int, int, int] = tuple(value["latent_shape"])
-        self.text_shape: tuple[int, int] = tuple(value["text_shape"])
-        self.vae: dict[str, Any] = value["vae"]
-        self.text_encoder: dict[str, Any] = value["text_encoder"]
-        self.shards: list[dict[str, Any]] = value["shards"]
-        self.counts: dict[str, Any] = value["counts"]
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises: UserError if it is missing, no manifest, or its index is missing or of another size."""
-        sidecar = read_sidecar(path, "manifest")
-        return cls(sidecar.path, read_json(path))
-
-    def latents(self, shard: int) -> ArrowShard:
-        """Rows [C, h, w], float16."""
-        return ArrowShard(self._file(self.shards[shard]["latents"]), "latent")
-
-    def text(self, shard: int) -> ArrowShard:
-        """Rows [L, Dt], float16, aligned with those of `latents`."""
-        return ArrowShard(self._file(self.shards[shard]["text"]), "tokens")
-
-    @cached_property
-    def index(self) -> np.ndarray:
-        """[samples, 2] int32: shard and row."""
-        table = pa.ipc.open_file(pa.memory_map(str(self._file(self.value["files"]["index"])))).read_all()
-        return np.stack([table["shard"].to_numpy(), table["row"].to_numpy()], axis=1).astype(np.int32)
-
-    @property
-    def samples_digest(self) -> str:
-        """Short hash of what training reads: the shards' content and the index; not paths, not counts."""
-        content = [[shard["latents"]["sha256"], shard["text"]["sha256"]] for shard in self.shards]
-        return digest({"shards": content, "index": self.value["files"]["index"]["sha256"]})
-
-    def _file(self, record: dict[str, Any]) -> Path:
-        return Path(os.path.normpath(self.path.parent / record["path"]))
 
 
 def verify(folder: Path) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Where and how a step runs: device, progress, signals, and the record of what a process cost."""
 
 import json
+import os
 import resource
 import signal
 import sys
@@ -87,13 +88,13 @@ def progress(what: str, total: int, unit: str = "images", initial: int = 0, show
 class StopRequest:
     """Set by SIGTERM, SIGUSR1, SIGINT or a deadline; a long step asks `reason()` where it can stop and save.
 
-    A deadline comes 5 %, at most ten minutes, before the time given, to leave room for saving.
+    A deadline comes `lead_seconds`, at most a tenth of it, before the time given, to leave room for saving.
     """
 
-    def __init__(self, deadline_minutes: float | None = None) -> None:
+    def __init__(self, deadline_minutes: float | None = None, lead_seconds: float = 300.0) -> None:
         self._reason: str | None = None
-        left = None if deadline_minutes is None else deadline_minutes - min(10.0, 0.05 * deadline_minutes)
-        self._ends = None if left is None else time.monotonic() + 60 * left
+        seconds = None if deadline_minutes is None else 60 * deadline_minutes
+        self._ends = None if seconds is None else time.monotonic() + seconds - min(lead_seconds, 0.1 * seconds)
         for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
             signal.signal(getattr(signal, name), self._on_signal)
 
@@ -109,9 +110,14 @@ class StopRequest:
 
 @contextmanager
 def process_record(step: str, name: str, folder: Path) -> Iterator[None]:
-    """Note seconds, peak memory and whether torch was loaded, as {folder}/{step}-{name}.json, when the step succeeds."""
+    """Note seconds, peak memory and whether torch was loaded, as {folder}/{step}-{name}.json, when the step succeeds.
+
+    Of several processes that do one step together only the first does.
+    """
     started = psutil.Process().create_time()
     yield
+    if os.environ.get("RANK", "0") != "0":
+        return
     record: dict[str, Any] = {
         "step": step,
         "name": name,

@@ -1,7 +1,8 @@
-"""A caption for every image of a shard: `keep` what it came with, `fill` in what is missing, or `write` all anew.
+"""Captions for every image of a shard: `keep` what it came with, `fill` in what is missing, `write` all anew, or `add`
+one to those it came with.
 
-Rows are in the shard's order. Nothing is dropped: a row without a caption says why. torch is loaded only when there is
-a caption to write.
+Rows are in the shard's order of images, those of an image next to each other, given captions before a written one. An
+image has at least one row, and a row without a caption says why. torch is loaded only when there is a caption to write.
 """
 
 import io
@@ -27,34 +28,51 @@ Row = dict[str, Any]
 def run(slice_: CaptionSlice, settings: Settings, images: Path, out: Path) -> None:
     """Write the captions of the shard that the sidecar `images` names, as a parquet file beside the sidecar `out`."""
     shard = read_sidecar(images, "images")
-    rows = list(_given(shard))
-    wanted = {"keep": [], "fill": [r for r in rows if r["caption"] is None], "write": rows}[slice_.mode]
+    rows, wanted = _rows(slice_.mode, _given(shard, slice_.all_captions))
     model = _write_captions(slice_, settings, shard.file("images"), wanted) if wanted else None
-    for row in rows:
-        row["reason"] = None if row["caption"] else row["reason"] or "no_caption"
     table = out.with_suffix(".parquet")
     with atomic(table) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), temporary)
-    write_sidecar(out, "captions", {"captions": (table, len(rows))}, _info(slice_, model, rows))
+    info = {"mode": slice_.mode, "all_captions": slice_.all_captions, "captioner": model}
+    write_sidecar(out, "captions", {"captions": (table, len(rows))}, {**info, **_counts(rows, shard.rows("images"))})
 
 
-def _info(slice_: CaptionSlice, model: Row | None, rows: list[Row]) -> dict[str, Any]:
-    written = sum(row["captioner"] is not None and row["caption"] is not None for row in rows)
+def _counts(rows: list[Row], images: int) -> dict[str, int]:
+    """rows = given + written + missing, the last being rows without a caption."""
     missing = sum(row["caption"] is None for row in rows)
-    counts = {"given": len(rows) - written - missing, "written": written, "missing": missing}
-    return {"mode": slice_.mode, "captioner": model, **counts}
+    given = sum(row["captioner"] is None for row in rows if row["caption"] is not None)
+    return {"images": images, "given": given, "written": len(rows) - missing - given, "missing": missing}
 
 
-def _given(shard: Sidecar) -> Iterator[Row]:
-    """One row an image, with the caption it came with, read from the key.json members."""
+def _rows(mode: str, given: Iterable[tuple[str, list[str]]]) -> tuple[list[Row], list[Row]]:
+    """All rows, and those among them that the captioner is to write."""
+    rows: list[Row] = []
+    wanted: list[Row] = []
+    for key, texts in given:
+        kept = [_row(key, text) for text in texts if mode != "write"]
+        asked = {"keep": False, "fill": not kept, "write": True, "add": True}[mode]
+        if asked or not kept:
+            kept.append(_row(key, None, "no_caption"))
+        if asked:
+            wanted.append(kept[-1])
+        rows += kept
+    return rows, wanted
+
+
+def _row(key: str, caption: str | None, reason: str | None = None) -> Row:
+    return {"key": key, "caption": caption, "captioner": None, "reason": reason}
+
+
+def _given(shard: Sidecar, all_captions: bool) -> Iterator[tuple[str, list[str]]]:
+    """Key and captions of every image, read from the key.json members: the first caption alone, or all that differ."""
     file, count = shard.file("images"), 0
     with tarfile.open(file) as tar:
         for member in tar:
             if member.name.endswith(".json"):
                 sample = json.load(tar.extractfile(member))
-                caption = (sample["caption"] or "").strip() or None
+                texts = sample.get("captions", [sample["caption"]]) if all_captions else [sample["caption"]]
                 count += 1
-                yield {"key": sample["key"], "caption": caption, "captioner": None, "reason": None}
+                yield sample["key"], list(dict.fromkeys(text.strip() for text in texts if text and text.strip()))
     if count != shard.rows("images"):
         raise UserError(f"{file}: {count} samples, but {shard.path} says {shard.rows('images')}; delete both and collect again")
 
@@ -62,7 +80,7 @@ def _given(shard: Sidecar) -> Iterator[Row]:
 def _write_captions(slice_: CaptionSlice, settings: Settings, tar: Path, wanted: list[Row]) -> Row:
     """Fill in `caption`, `captioner` and `reason` of the wanted rows. Returns the identity of the captioner."""
     if slice_.captioner is None:
-        raise UserError(f"{tar}: {len(wanted)} images are without a caption and no captioner is named; set models.captioner")
+        raise UserError(f"{tar}: {len(wanted)} images are to get a caption and no captioner is named; set models.captioner")
     from pipeline.frozen.captioner import load_captioner
     from pipeline.frozen.models import identity, label
 

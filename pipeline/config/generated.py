@@ -73,6 +73,7 @@ def _type(field: FieldInfo) -> str:
         text = "table of tables"
     else:
         text = re.sub(r"Annotated\[str, FieldInfo\(.*?\)\]\)\]", "name", str(annotation).replace("typing.", ""))
+        text = re.sub(r"Annotated\[float, FieldInfo\(.*?\)\]\)\]", "float", text)
         text = text.replace("Literal", "one of ").replace("None", "null")
     return ", ".join([text, *_bounds(field)])
 

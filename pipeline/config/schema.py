@@ -13,7 +13,7 @@ import difflib
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.config.fields import Name, Section, report, result, runtime
 from pipeline.config.sources import AnySource
@@ -27,7 +27,16 @@ def _model_ref(value: str) -> str:
     return value
 
 
+def _posthoc_widths(value: list[float]) -> list[float]:
+    if value and (len(set(value)) < 2 or len(set(value)) < len(value)):
+        raise ValueError(f"{value} must be two or more different widths, or empty")
+    return value
+
+
 ModelRef = Annotated[str, AfterValidator(_model_ref)]
+Width = Annotated[float, Field(ge=0.001, le=0.288)]  # of t^γ with γ >= 0
+Sigma = Annotated[float, Field(gt=0)]
+PosthocWidths = Annotated[list[Width], AfterValidator(_posthoc_widths)]
 
 
 class FrozenModels(Section):
@@ -104,7 +113,7 @@ class Stage(Section):
     caption_dropout: float = result(0.1, "share of captions replaced by zeros", ge=0, le=1)
     ema_decay: float = result(0.99975, "decay of the averaged weights, a step", ge=0, lt=1)
     ema_start_images: int = result(0, "images before which the average just follows the weights", ge=0)
-    posthoc_ema: list[float] = result(
+    posthoc_ema: PosthocWidths = result(
         [],
         "relative widths of power-function averages to snapshot, two or more (EDM2: 0.05 and 0.1); empty: none",
         neutral=True,
@@ -138,7 +147,7 @@ class Validation(Section):
 
     share: float = result(0.0, "share of the training samples held out, the same in every stage", ge=0, lt=0.5, neutral=True)
     images: int = runtime(512, "samples to validate on, at most; all there are if fewer", ge=1)
-    sigmas: list[float] = runtime([0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0], "noise levels of the validation loss", min_length=1)
+    sigmas: list[Sigma] = runtime([0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0], "noise levels of the validation loss", min_length=1)
 
 
 class Runtime(Section):

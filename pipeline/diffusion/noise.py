@@ -35,6 +35,7 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1, c2, c3
 
 
+@torch.compiler.assume_constant_result  # a hash cannot be traced, and need not be: it is a number
 def stream_key(seed: int, purpose: str) -> tuple[int, int]:
     """The key of one stream: 64 bits of blake2b over the seed and the purpose."""
     digest = hashlib.blake2b(f"{seed}\0{purpose}".encode(), digest_size=8).digest()

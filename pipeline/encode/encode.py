@@ -1,4 +1,4 @@
-"""Latents at every resolution and text embeddings of one shard.
+"""Latents at every resolution and text embeddings of one shard: a latent an image, an embedding a caption.
 
 What exists for the same input and model is kept: a new resolution encodes only that, new captions only the text. The
 sidecar names all files of the shard, whether made now or before.
@@ -11,9 +11,11 @@ from typing import Any
 from pipeline.artifacts import Sidecar, read_sidecar, write_json
 from pipeline.config.steps import EncodeSlice, Settings
 from pipeline.encode.latents import latents_target, write_latents
-from pipeline.encode.samples import captions_of
+from pipeline.encode.samples import captions_of, image_keys
 from pipeline.encode.text import text_target, write_text
 from pipeline.frozen.models import identity
+
+TEXT_FACTS = ("shape", "bad_rows", "padding", "tokens_stored", "tokens_padded")  # the last three where padding is dropped
 
 
 def run(slice_: EncodeSlice, settings: Settings, images: Path, captions: Path, latents: Path, text: Path, out: Path) -> None:
@@ -22,13 +24,13 @@ def run(slice_: EncodeSlice, settings: Settings, images: Path, captions: Path, l
     keys, texts = captions_of(captioned, pictures)
     vae, encoder = identity(slice_.vae), identity(slice_.text_encoder)
 
-    wanted = text_target(text, out.stem, slice_.text_tokens, encoder, captioned)
+    wanted = text_target(text, out.stem, slice_, encoder, captioned)
     made_text = wanted.existing() or write_text(wanted, encoder, slice_, settings, keys, texts)
 
     targets = {px: latents_target(latents, out.stem, px, vae, slice_.seed, pictures) for px in slice_.resolutions}
     made = {px: found for px, target in targets.items() if (found := target.existing())}
     if missing := {px: target for px, target in targets.items() if px not in made}:
-        made |= write_latents(missing, vae, slice_, settings, pictures, keys)
+        made |= write_latents(missing, vae, slice_, settings, pictures, image_keys(keys))
     inputs = {"images": _input(pictures, "images", out.parent), "captions": _input(captioned, "captions", out.parent)}
     models = {"vae": vae, "text_encoder": encoder}
     _write_sidecar(out, {px: made[px] for px in slice_.resolutions}, made_text, {**inputs, **models})
@@ -42,7 +44,7 @@ def _write_sidecar(out: Path, latents: dict[int, Sidecar], text: Sidecar, facts:
         "shard": out.stem,
         **facts,
         "latents": {str(px): _facts(made, "shape", "scaling_factor", "bad_rows") for px, made in latents.items()},
-        "text": _facts(text, "shape", "bad_rows"),
+        "text": {"padding": "attend", **_facts(text, *(name for name in TEXT_FACTS if name in text.info))},
     }
     write_json(out, {"kind": "encoded", "files": files, "info": info})
 

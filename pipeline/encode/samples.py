@@ -1,6 +1,7 @@
 """Reading a shard: its images with webdataset, its captions from the table beside them."""
 
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
@@ -14,15 +15,22 @@ from pipeline.errors import UserError
 
 
 def captions_of(captions: Sidecar, images: Sidecar) -> tuple[list[str], list[str]]:
-    """Keys and captions in the shard's order, "" where there is none.
+    """Keys and captions, "" where there is none: those of an image next to each other, in the shard's order.
 
-    Raises: UserError if the table has another number of rows than the shard.
+    Raises: UserError if the table is of another number of images than the shard has.
     """
     file = captions.file("captions")
     table = pq.read_table(file, columns=["key", "caption"])
-    if len(table) != images.rows("images"):
-        raise UserError(f"{file}: {len(table)} captions for {images.rows('images')} images of {images.path}; run caption again")
-    return table["key"].to_pylist(), [caption or "" for caption in table["caption"].to_pylist()]
+    keys = table["key"].to_pylist()
+    found, there = len(image_keys(keys)), images.rows("images")
+    if found != there:
+        raise UserError(f"{file}: captions of {found} images, but {images.path} has {there}; run caption again")
+    return keys, [caption or "" for caption in table["caption"].to_pylist()]
+
+
+def image_keys(keys: list[str]) -> list[str]:
+    """The keys of captions to those of their images: each once."""
+    return [key for key, _ in itertools.groupby(keys)]
 
 
 def images_of(tar: Path, keys: list[str]) -> Iterator[Image.Image]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts import BLOCK_ROWS, Sidecar, atomic, fixed_size_list, read_sidecar, write_sidecar
+from pipeline.artifacts import BLOCK_ROWS, Sidecar, atomic, fixed_size_list, read_sidecar, variable_list, write_sidecar
 from pipeline.errors import UserError
 
 Bad = dict[str, str]  # row number -> why the row holds zeros
@@ -50,7 +50,7 @@ class BlockWriter:
         self._columns: list[list[Any]] = [[] for _ in schema]
 
     def add(self, *columns: Sequence[Any]) -> None:
-        """Rows, a sequence a column; float16 arrays [B, ...] for lists."""
+        """Rows, a sequence a column; float16 arrays [B, ...] for lists, or B arrays where lists differ in length."""
         for column, values in zip(self._columns, columns, strict=True):
             column.extend(values)
         while len(self._columns[0]) >= BLOCK_ROWS:
@@ -66,7 +66,9 @@ class BlockWriter:
 
 
 def _array(field: pa.Field, values: list[Any]) -> pa.Array:
-    return fixed_size_list(np.stack(values)) if pa.types.is_fixed_size_list(field.type) else pa.array(values, field.type)
+    if pa.types.is_fixed_size_list(field.type):
+        return fixed_size_list(np.stack(values))
+    return variable_list(values) if pa.types.is_list(field.type) else pa.array(values, field.type)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def _load(slice_: EvaluateSlice, settings: Settings, weights: Path) -> Tools:
     network = inception(device) if name == "inception" else clip_tower(name, clips(name))
     sampler = Sampler(
         vae=load_vae(models.vae, device),
-        text_encoder=load_text_encoder(models.text_encoder, models.text_tokens, device),
+        text_encoder=load_text_encoder(models.text_encoder, models.text_tokens, device, trained.config.drop_text_padding),
         edm=trained.edm,
         steps=evaluation.steps,
         guidance=evaluation.guidance,

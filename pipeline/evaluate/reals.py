@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import re
 import tarfile
@@ -49,7 +50,8 @@ class Real:
 
 
 def read_reals(images: list[Path], captions: list[Path]) -> list[Real]:
-    """All images of the evaluation source, in the order of their ids, from aligned sidecars of shards and captions.
+    """All images of the evaluation source, in the order of their ids, from aligned sidecars of shards and captions; of
+    several captions an image has its first.
 
     Raises: UserError if the captions are not those of the shard.
     """
@@ -67,9 +69,10 @@ def _read_shard(images: Path, captions: Path) -> Iterator[Real]:
     tar = read_sidecar(images, "images").file("images")
     texts = pq.read_table(read_sidecar(captions, "captions").file("captions"), columns=["key", "caption"]).to_pylist()
     samples = list(_samples(tar))
-    if [meta["key"] for meta, _ in samples] != [row["key"] for row in texts]:
+    firsts = [next(rows) for _, rows in itertools.groupby(texts, key=lambda row: row["key"])]
+    if [meta["key"] for meta, _ in samples] != [row["key"] for row in firsts]:
         raise UserError(f"{captions}: its keys are not those of {tar} in order; delete it and run again")
-    for (meta, member), row in zip(samples, texts, strict=True):
+    for (meta, member), row in zip(samples, firsts, strict=True):
         yield Real(meta["key"], row["caption"], meta.get("attributes"), tar, member.offset_data, member.size)
 
 

@@ -90,7 +90,7 @@ class Artist:
     def load(cls, folder: Path, px: int | None, device: torch.device) -> "Artist":
         """Raises: UserError if the folder or a frozen model it names is missing, or it cannot draw at `px`."""
         config, state, edm, info = load_model_folder(folder)
-        vae, text_encoder = _frozen(folder, info, device)
+        vae, text_encoder = _frozen(folder, info, config.drop_text_padding, device)
         _check_fit(folder, config, vae, text_encoder)
         trained_px = config.input_size * vae.factor
         px = px or trained_px
@@ -124,7 +124,7 @@ class Artist:
         return [Image.fromarray(picture) for picture in pixels]
 
 
-def _frozen(folder: Path, info: dict[str, Any], device: torch.device) -> tuple[Vae, TextEncoder]:
+def _frozen(folder: Path, info: dict[str, Any], drop_padding: bool, device: torch.device) -> tuple[Vae, TextEncoder]:
     """The frozen models that config.json names."""
     for key, example in (("vae", PAPER_VAE), ("text_encoder", PAPER_TEXT_ENCODER)):
         if not info.get(key):
@@ -132,7 +132,8 @@ def _frozen(folder: Path, info: dict[str, Any], device: torch.device) -> tuple[V
                 f'{folder / CONFIG}: {key} is not named; add "{key}": "hf:OWNER/NAME@COMMIT" or a local folder, '
                 f"the one the model was trained with (official checkpoints: {example})"
             )
-    return load_vae(info["vae"], device), load_text_encoder(info["text_encoder"], info.get("text_tokens"), device)
+    text_encoder = load_text_encoder(info["text_encoder"], info.get("text_tokens"), device, drop_padding)
+    return load_vae(info["vae"], device), text_encoder
 
 
 def _check_fit(folder: Path, config: MicroDiTConfig, vae: Vae, text_encoder: TextEncoder) -> None:

@@ -49,10 +49,15 @@ def _provenance(card: dict[str, Any]) -> dict[str, Any]:
             "stage": card["stage"],
             "images": card["images_seen_total"],
             "fingerprint": card["fingerprint"],
-            "weights": "ema",
+            "weights": _weights(card),
             "git_commit": card["git_commit"],
         },
     }
+
+
+def _weights(card: dict[str, Any]) -> str:
+    average = card.get("posthoc_ema")
+    return f"ema of relative width {average['width']:g}" if average else "ema"
 
 
 def import_checkpoint(checkpoint: Path, out: Path, vae: str, text_encoder: str) -> None:

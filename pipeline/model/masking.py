@@ -24,7 +24,7 @@ def keep_ids(scores: Tensor, mask_ratio: float) -> Tensor:
     gathers read forwards. Every subset of that size is equally likely.
     """
     kept = kept_tokens(scores.shape[1], mask_ratio)
-    return scores.argsort(dim=1)[:, :kept].sort(dim=1).values
+    return scores.argsort(dim=1, stable=True)[:, :kept].sort(dim=1).values
 
 
 def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def _scores(file: Path) -> Record:
 def _stage(file: Path, settings: Settings) -> Record:
     summary = read_json(file)
     try:
-        hours = summary["device_hours"]
+        hours, plan = summary["device_hours"], summary.get("plan")  # stages of older programs have none
         return {
             "name": summary["stage"],
             "px": summary["config"]["stage"]["px"],
@@ -63,18 +63,27 @@ def _stage(file: Path, settings: Settings) -> Record:
             "device_hours": hours,
             "dollars": round(hours * settings.report.dollars_per_hour, 6),
             "training_flops": summary["training_flops"],
+            "share_of_peak": summary.get("share_of_peak"),
+            "plan": plan and {name: plan[name] for name in ("share_of_peak", "device_hours")},
+            "skipped_steps": summary.get("skipped_steps"),
+            "best": summary.get("best"),
         }
     except (KeyError, TypeError) as error:
         raise UserError(f"{file}: not a stage's summary, {error} is missing; train that stage again") from error
 
 
 def _cost(stages: list[Record], settings: Settings) -> Record:
-    """Of training. What the other steps took stands with the processes."""
+    """Of training, and what was planned, null unless every stage had a plan. What the other steps took stands with the
+    processes."""
+    plans = [stage["plan"] for stage in stages]
+    planned = round(sum(plan["device_hours"] for plan in plans), 6) if all(plans) else None
     return {
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
         "device_hours": round(sum(stage["device_hours"] for stage in stages), 6),
         "dollars": round(sum(stage["dollars"] for stage in stages), 6),
         "dollars_per_hour": settings.report.dollars_per_hour,
+        "planned_device_hours": planned,
+        "planned_dollars": None if planned is None else round(planned * settings.report.dollars_per_hour, 6),
     }
 
 

@@ -16,7 +16,7 @@ class History(NamedTuple):
 
     stage: str
     start: int
-    lines: list[dict[str, Any]]
+    lines: list[dict[str, Any]]  # of training and of validation: a key that is missing or null has no point
 
     @classmethod
     def read(cls, folder: Path, summary: dict[str, Any]) -> "History":
@@ -25,16 +25,21 @@ class History(NamedTuple):
         try:
             lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             history = cls(summary["stage"], summary["images_seen_total"] - summary["images_seen"], lines)
-            assert lines and history.curve("loss")
+            assert history.curve("loss").x and history.curve("learning_rate").x
             return history
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
             raise UserError(f"{file}: not the metrics of a stage ({error}); train that stage again") from error
 
-    def x(self) -> list[int]:
-        return [self.start + line["images"] for line in self.lines]
-
     def curve(self, key: str) -> Curve:
-        return Curve(self.stage, self.x(), [line[key] for line in self.lines])
+        return Curve(self.stage, *self.points(key))
+
+    def points(self, key: str, place: int | None = None) -> tuple[list[int], list[float]]:
+        """Images seen since the first stage, and the values of a key, or those at a place of its list."""
+        values = [(line["images"], line.get(key)) for line in self.lines]
+        if place is not None:
+            values = [(images, value and value[place]) for images, value in values]
+        known = [(self.start + images, value) for images, value in values if value is not None]
+        return [images for images, _ in known], [value for _, value in known]
 
 
 class Plot(NamedTuple):
@@ -46,10 +51,13 @@ class Plot(NamedTuple):
 
 
 def plots(histories: list[History]) -> list[Plot]:
-    """Loss, loss by noise level, learning rate and throughput."""
+    """Loss, loss on held-out samples if there are any, loss by noise level, learning rate and throughput."""
+    validated = [history for history in histories if history.curve("validation_loss").x]
     return [
         _plot("Loss", "loss", histories, "Weighted denoising loss. It jumps between stages: a mask makes the task harder, and "
               "each resolution has noise levels of its own.", log=True),
+        *([_plot("Loss on held-out samples", "validation_loss", validated, "Of the averaged weights, at fixed noise levels and "
+                 "on all tokens.", log=True)] if validated else []),
         _by_noise(histories),
         _plot("Learning rate", "learning_rate", histories, "Of AdamW, at the end of each interval."),
         _plot("Throughput", "images_per_second", histories, "Images a second in training. A mask spares the backbone most of "
@@ -64,9 +72,10 @@ def _plot(title: str, key: str, histories: list[History], caption: str, log: boo
 
 
 def _by_noise(histories: list[History]) -> Plot:
-    x = [images for history in histories for images in history.x()]
-    rows = [line["loss_by_noise"] for history in histories for line in history.lines]
-    curves = [Curve(name, x, [row[i] for row in rows]) for i, name in enumerate(NOISE)]
+    curves = []
+    for place, name in enumerate(NOISE):
+        points = [history.points("loss_by_noise", place) for history in histories]
+        curves.append(Curve(name, *([value for values in side for value in values] for side in zip(*points, strict=True))))
     caption = "The same loss apart by noise level: what is drawn from almost nothing, and what is only cleaned up."
     return Plot(
         "Loss by noise level",

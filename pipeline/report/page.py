@@ -158,11 +158,31 @@ def _cost(card: View) -> View:
             "price": _price(cost),
             "dollars": words.dollars(cost["dollars"]) if cost["dollars_per_hour"] else "–",
         },
-        "stage_costs": [
-            {**stage, "dollars": words.dollars(stage["dollars"]) if cost["dollars_per_hour"] else "–"} for stage in card["stages"]
-        ],
+        "plan": _plan(card),
+        "stage_costs": [_stage_cost(stage, cost) for stage in card["stages"]],
+        "skipped_steps": sum(stage["skipped_steps"] or 0 for stage in card["stages"]),
         "slowest": slowest,
     }
+
+
+def _stage_cost(stage: View, cost: View) -> View:
+    share, plan = stage["share_of_peak"], stage["plan"]
+    return {
+        **stage,
+        "dollars": words.dollars(stage["dollars"]) if cost["dollars_per_hour"] else "–",
+        "share_of_peak": "–" if share is None else words.percent(share),
+        "planned_hours": f"{plan['device_hours']:.3g}" if plan else "–",
+    }
+
+
+def _plan(card: View) -> str:
+    """What training was planned to take, empty where a stage has no plan."""
+    cost = card["cost"]
+    if cost["planned_device_hours"] is None:
+        return ""
+    shares = sorted({words.percent(stage["plan"]["share_of_peak"]) for stage in card["stages"]})
+    price = f", {words.dollars(cost['planned_dollars'])}" if cost["dollars_per_hour"] else ""
+    return f"{cost['planned_device_hours']:.3g} device-hours{price}, at {words.listed(shares)} of the device's peak"
 
 
 def _facts(card: View) -> list[tuple[str, str]]:

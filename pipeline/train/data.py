@@ -3,45 +3,111 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from itertools import cycle
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import ArrowShard, Manifest
+from pipeline.config.schema import Stage
+from pipeline.dataset import Manifest, Reading
+from pipeline.diffusion import uniforms
 from pipeline.engine.batch import Batch
-from pipeline.train.order import Order
+from pipeline.train.blocks import Blocks, blocks_of
+from pipeline.train.mixture import stream_of
+
+DEPTH = 2  # batches made beforehand
+RING = DEPTH + 2  # buffers: those, the one that is asked for, and the one handed out before it
 
 Key, Value = TypeVar("Key"), TypeVar("Value")
 
 
 class Samples:
-    """The samples of a manifest by position in the shuffled stream."""
+    """The samples of a manifest by position in the shuffled stream of a stage.
 
-    def __init__(self, manifest: Manifest, order: Order, pinned: bool = False) -> None:
-        self._index, self._order, self._pinned = manifest.index, order, pinned
-        self._shapes = manifest.latent_shape, manifest.text_shape
-        self._latents: Callable[[int], ArrowShard] = cache(manifest.latents)
-        self._text: Callable[[int], ArrowShard] = cache(manifest.text)
+    `reading`: "mapped" for local disks, "read" for network file systems; the samples are the same. `pinned`: batches in
+    page-locked memory, from which CUDA copies while it computes.
+    """
+
+    def __init__(
+        self, manifest: Manifest, stage: Stage, seed: int, name: str, reading: Reading = "mapped", pinned: bool = False
+    ) -> None:
+        self._manifest, self._index = manifest, manifest.index
+        self.stream = stream_of(manifest, stage.weights, seed, name)
+        self._blocks = Blocks(manifest, reading)
+        self._captions = seed, f"{name}/caption"
+        self._pinned = pinned
+        self._ring = cycle([_Buffer(manifest, pinned) for _ in range(RING)])
 
     def batch(self, start: int, count: int) -> Batch:
-        """The samples at the positions start … start + count - 1."""
-        latents, text = (np.empty((count, *shape), dtype=np.float16) for shape in self._shapes)
-        for i, (shard, row) in enumerate(self._index[self._order.rows(start, count)].tolist()):
-            latents[i] = self._latents(shard).row(row)
-            text[i] = self._text(shard).row(row)
-        batch = Batch(torch.arange(start, start + count), torch.from_numpy(latents), torch.from_numpy(text))
-        return Batch(*(tensor.pin_memory() for tensor in batch)) if self._pinned else batch
+        """The samples at the positions start … start + count - 1, each with one of its captions at random.
+
+        Memory is reused: latents and text hold until the RING-th batch after this one is made. Behind `read_ahead` of
+        DEPTH that is when the consumer asks for the second batch after this one; where copies to a GPU may still be
+        under way by then, put `paced` between. Call from one thread.
+        """
+        self._blocks.expect(blocks_of(self._index, self.stream.ahead(start, count)))
+        rows, positions = self.stream.rows(start, count), torch.arange(start, start + count)
+        shards, (latents, text) = self._index.shard[rows], next(self._ring).take(count)
+        self._blocks.gather("latents", shards, self._index.row[rows], _flat(latents))
+        self._blocks.gather("text", shards, self._text_rows(rows, positions), _flat(text))
+        return Batch(positions.pin_memory() if self._pinned else positions, latents, text)
+
+    def validation(self, count: int) -> Batch | None:
+        """Held-out samples, spread evenly over all there are, `count` at most, the same at every call, each with its
+        first caption. None if nothing is held out."""
+        index, total = self._manifest.validation, len(self._manifest.validation.row)
+        rows = np.arange(min(count, total)) * total // max(min(count, total), 1)
+        if not total:
+            return None
+        latents = self._rows("latents", index.shard[rows], index.row[rows])
+        return Batch(torch.arange(len(rows)), latents, self._rows("text", index.shard[rows], index.text[rows]))
 
     def first_text(self, count: int) -> Tensor:
         """Text embeddings [count or fewer, L, Dt] float32 of the first rows of the index, in no random order."""
-        rows = [self._text(shard).row(row) for shard, row in self._index[:count].tolist()]
-        return torch.from_numpy(np.stack(rows).astype(np.float32))
+        return self._rows("text", self._index.shard[:count], self._index.text[:count]).float()
+
+    def keys(self, start: int, count: int) -> list[str]:
+        """source/key of the samples at the positions start … start + count - 1."""
+        rows = self.stream.rows(start, count)
+        shards = self._index.shard[rows].tolist()
+        names = {shard: self._manifest.latents(shard).keys for shard in set(shards)}
+        places = zip(shards, self._index.row[rows].tolist(), strict=True)
+        return [f"{self._manifest.shards[shard]['source']}/{names[shard][row]}" for shard, row in places]
+
+    def _text_rows(self, rows: np.ndarray, positions: Tensor) -> np.ndarray:
+        texts = self._index.texts[rows]
+        if texts.max() == 1:
+            return self._index.text[rows]
+        seed, purpose = self._captions
+        choice = uniforms(seed, purpose, positions, 1)[:, 0].numpy() * texts
+        return self._index.text[rows] + choice.astype(np.int32)
+
+    def _rows(self, kind: str, shards: np.ndarray, rows: np.ndarray) -> Tensor:
+        values = [self._blocks.shard(kind, shard).row(row) for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
+        return torch.from_numpy(np.stack(values))
 
 
-def read_ahead(make: Callable[[Key], Value], keys: Iterable[Key], depth: int = 2) -> Iterator[Value]:
+class _Buffer:
+    """Memory of one batch's latents and text: touching fresh pages costs as much as filling them."""
+
+    def __init__(self, manifest: Manifest, pinned: bool) -> None:
+        self._shapes, self._pinned = (manifest.latent_shape, manifest.text_shape), pinned
+        self._values: list[Tensor] = []
+
+    def take(self, count: int) -> list[Tensor]:
+        """Of `count` samples."""
+        if not self._values or len(self._values[0]) < count:
+            self._values = [torch.empty(count, *shape, dtype=torch.float16, pin_memory=self._pinned) for shape in self._shapes]
+        return [values[:count] for values in self._values]
+
+
+def _flat(values: Tensor) -> np.ndarray:
+    return values.numpy().reshape(len(values), -1)
+
+
+def read_ahead(make: Callable[[Key], Value], keys: Iterable[Key], depth: int = DEPTH) -> Iterator[Value]:
     """`map(make, keys)`, with up to `depth` values made beforehand by one thread. Errors come where their value would."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         pending: deque = deque()
@@ -51,3 +117,20 @@ def read_ahead(make: Callable[[Key], Value], keys: Iterable[Key], depth: int = 2
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def paced(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches; on CUDA the next one comes when the GPU is done with the one before the last.
+
+    Without that a host that never waits for its GPU would have the memory of a batch filled anew while its copy to the
+    GPU is still to come. One step lies ready for the GPU all the time.
+    """
+    before = None
+    for batch in batches:
+        yield batch
+        if device.type == "cuda":
+            here = torch.cuda.Event()
+            here.record(torch.cuda.current_stream(device))
+            if before is not None:
+                before.synchronize()
+            before = here

@@ -9,8 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.artifacts import Manifest, read_json
+from pipeline.artifacts import read_json
 from pipeline.config.steps import TrainSlice
+from pipeline.dataset import Manifest
 from pipeline.errors import UserError
 from pipeline.model import PRESETS, MicroDiT, MicroDiTConfig, at_resolution, kept_tokens, state_layout, weights_at
 
@@ -62,6 +63,7 @@ def architecture(slice_: TrainSlice, manifest: Manifest) -> MicroDiTConfig:
             f"{slice_.base_px} px would have no whole side; choose a multiple"
         )
     from_data: dict[str, Any] = dict(input_size=base_side, in_channels=channels, caption_channels=width, caption_length=length)
+    from_data["drop_text_padding"] = manifest.text_padding == "drop"
     try:
         base = replace(PRESETS[slice_.model.preset], **{**slice_.model.overrides(), **from_data})
         config = at_resolution(base, side)

@@ -11,9 +11,9 @@ from torch import Tensor
 from pipeline.artifacts import atomic
 from pipeline.config.steps import Settings, TrainSlice
 from pipeline.diffusion import normals, sample
+from pipeline.engine.objective import Objective
 from pipeline.model import MicroDiT
 from pipeline.train.data import Samples
-from pipeline.train.objective import Objective
 
 IMAGES, COLUMNS = 8, 4  # without prompts in the settings: the first captions of the training data
 STEPS, GUIDANCE = 12, 3.0
@@ -55,7 +55,8 @@ class SampleGrid:
             return self._samples.first_text(IMAGES).to(self._device)
         from pipeline.frozen.text import load_text_encoder
 
-        encoder = load_text_encoder(self._slice.text_encoder, self._slice.text_tokens, self._device)
+        slice_, drops_padding = self._slice, self._objective.config.drop_text_padding
+        encoder = load_text_encoder(slice_.text_encoder, slice_.text_tokens, self._device, drops_padding)
         return encoder.encode(self._prompts)[0].float()
 
 

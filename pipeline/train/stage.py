@@ -5,29 +5,36 @@ that was stopped anywhere ends with the weights of one that never was.
 """
 
 import math
-import os
-import shutil
-from contextlib import closing
+import sys
+import time
+from collections import deque
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.artifacts import Manifest, atomic, write_json
 from pipeline.config.steps import Settings, TrainSlice
+from pipeline.dataset import Manifest
+from pipeline.diffusion import EDM
+from pipeline.engine.objective import Objective
+from pipeline.engine.optimizer import learning_rate
 from pipeline.runtime import StopRequest, pick_precision, progress
 from pipeline.train.checkpoint import Checkpoints, State
 from pipeline.train.clock import Clock
-from pipeline.train.data import Samples, read_ahead
-from pipeline.train.learner import Learner
-from pipeline.train.metrics import Losses, MetricsFile
+from pipeline.train.data import Samples, paced, read_ahead
+from pipeline.train.learner import Learner, recipe_of
+from pipeline.train.metrics import JsonLines, Losses
 from pipeline.train.network import Parent, architecture
-from pipeline.train.objective import Objective
-from pipeline.train.optimizer import learning_rate
-from pipeline.train.order import Order
 from pipeline.train.processes import Processes
+from pipeline.train.publish import publish
 from pipeline.train.samples import SampleGrid
-from pipeline.train.summary import fingerprint_of, summary
+from pipeline.train.skips import Skips
+from pipeline.train.snapshots import Snapshots
+from pipeline.train.speed import Speedometer
+from pipeline.train.summary import fingerprint_of
+from pipeline.train.trackers import Trackers
+from pipeline.train.validation import Validation
 
 STOPS = ("", "SIGTERM", "SIGUSR1", "SIGINT", "deadline")
 
@@ -46,13 +53,10 @@ def run(
 
     Raises: UserError for settings and files that do not fit; Ended after a signal, at the deadline, or on divergence.
     """
-    stop = StopRequest(deadline_minutes)
-    processes = Processes(settings.runtime.device)
-    try:
+    stop = StopRequest(deadline_minutes, settings.runtime.signal_lead_seconds)
+    with Processes(settings.runtime.device, settings.runtime.parallel) as processes:
         _repeatable(processes.device)
         Training(slice_, settings, manifest, parent, work, processes).run(stop, out)
-    finally:
-        processes.end()
 
 
 def _repeatable(device: torch.device) -> None:
@@ -67,21 +71,41 @@ class Training:
     def __init__(
         self, slice_: TrainSlice, settings: Settings, manifest: Path, parent: Path | None, work: Path, processes: Processes
     ) -> None:
-        self.slice, self.stage, self.settings, self.processes = slice_, slice_.stage, settings.runtime, processes
+        self.slice, self.stage, self.settings, self.processes = slice_, slice_.stage, settings, processes
         self.clock = Clock(processes.device)
         self.manifest, self.parent = Manifest.read(manifest), Parent.read(parent)
-        self.objective = Objective.of(
-            slice_, architecture(slice_, self.manifest), pick_precision(settings.runtime.precision, processes.device)
-        )
-        order = Order(self.manifest.samples, slice_.seed, slice_.name)
-        self.samples = Samples(self.manifest, order, pinned=processes.device.type == "cuda")
-        self.learner = Learner(slice_, self.objective, self.parent, processes, settings.runtime.microbatch)
-        self.grid = SampleGrid(slice_, settings, self.samples, self.objective, processes.device)
+        self.objective = self._objective()
+        pinned = processes.device.type == "cuda"
+        self.samples = Samples(self.manifest, self.stage, slice_.seed, slice_.name, settings.runtime.data_reading, pinned)
         fingerprint = fingerprint_of(slice_, self.manifest, self.parent)
         self.checkpoints = Checkpoints(work / fingerprint, fingerprint, settings.runtime.keep_checkpoints)
+        self.learner = Learner(slice_, settings, self.objective, self.parent, processes)
         self.state = self.resume()
-        self.losses = Losses(self.objective.edm, self.state.rows)
-        self.metrics = MetricsFile(self.checkpoints.folder / "metrics.jsonl", self.state.images, processes.is_main)
+        self._observe(fingerprint)
+
+    def _objective(self) -> Objective:
+        stage, config = self.stage, architecture(self.slice, self.manifest)
+        edm = EDM(**self.slice.diffusion.model_dump(), p_mean=stage.p_mean, p_std=stage.p_std)
+        precision = pick_precision(self.settings.runtime.precision, self.processes.device)
+        return Objective(edm, config, recipe_of(self.slice), precision)
+
+    def _observe(self, fingerprint: str) -> None:
+        """All that looks on; nothing here changes the weights."""
+        slice_, settings, state, device = self.slice, self.settings, self.state, self.processes.device
+        folder, is_main, batch = self.checkpoints.folder, self.processes.is_main, self.stage.batch_images
+        first, _ = self.processes.share(batch)
+        self.losses = Losses(self.objective.edm, state.rows, batch, first)
+        self.metrics = JsonLines(folder / "metrics.jsonl", state.images, is_main)
+        skipped = folder / "skipped.jsonl"
+        self.skips = Skips(skipped, state.images, state.skipped, state.skipped_in_row, self.samples, batch, is_main)
+        self.validation = Validation(slice_, settings, self.samples, self.objective, device)
+        self.grid = SampleGrid(slice_, settings, self.samples, self.objective, device)
+        self.snapshots = Snapshots(folder / "snapshots")
+        self.speed = Speedometer(self.objective, settings, self.processes)
+        if is_main:
+            self.snapshots.cut(state.images)
+            reached = self.metrics.reached
+            self.trackers = Trackers(settings, slice_.name, fingerprint, folder, slice_.results(), state.images, reached)
 
     def resume(self) -> State:
         """Go on from the newest whole checkpoint, the same on all processes."""
@@ -95,100 +119,141 @@ class Training:
         return state
 
     def run(self, stop: StopRequest, out: Path) -> None:
+        """Train to the end and hand over."""
+        try:
+            self.train(stop)
+            if self.processes.is_main:
+                publish(self, out)
+        finally:
+            if self.processes.is_main:
+                self.trackers.finish()  # a run that is stopped has lines that were not sent yet
+
+    def train(self, stop: StopRequest) -> None:
         """The loop, in the order things happen."""
-        batch, total, first_step = self.stage.batch_images, self.stage.images, self.state.images
+        batch, total, settings = self.stage.batch_images, self.stage.images, self.settings.runtime
         first, count = self.processes.share(batch)
         starts = range(self.state.images, total, batch)
         batches = read_ahead(lambda start: self.samples.batch(start + first, count), starts)
         if self.state.images == 0:
             self.draw_grid()
         self.clock.switch("training")
-        with closing(batches), progress(self.slice.name, total, initial=first_step, shown=self.processes.is_main) as bar:
-            for data in batches:
+        with closing(batches), progress(self.slice.name, total, initial=self.state.images, shown=self.processes.is_main) as bar:
+            for data in paced(batches, self.processes.device):
                 self.state.images += batch
-                self.losses.add(*self.learner.step(data, self.state.images))
+                self.losses.add(self.learner(data, self.state.images))
                 bar.update(batch)
                 reason = STOPS[self.processes.agree(STOPS.index(stop.reason() or ""))]
                 at_end = self.state.images == total
-                if at_end or self.due(self.settings.log_every_images):
+                if at_end or self.due(settings.log_every_images):
                     bar.set_postfix_str(self.log())
-                if not at_end and self.due(self.settings.samples_every_images):
+                if not at_end and self.due(settings.samples_every_images):
                     self.draw_grid()
-                if at_end or reason or self.due(self.settings.checkpoint_every_images):
+                if at_end or self.due(settings.snapshot_every_images):
+                    self.snapshot()
+                scheduled = at_end or self.due(settings.checkpoint_every_images)
+                if scheduled:
+                    self.validate()
+                if scheduled or reason:
                     self.save()
                 if reason and not at_end:
                     where = f"stopped by {reason} at {self.state.images} images"
                     raise self.processes.ended(f"{where}; run the same command to go on")
         self.draw_grid()
-        if self.processes.is_main:
-            self.publish(out)
 
     def due(self, interval: int) -> bool:
         """Whether the last step reached or crossed a multiple of `interval` images."""
         return self.state.images % interval < self.stage.batch_images
 
     def measure(self) -> None:
-        """Read the losses of the last steps from the device. Raises: Ended if one is no finite number."""
+        """Read what the last steps left on the device. Raises: Ended if too many in a row were skipped."""
         rows = self.losses.collect(self.processes)
-        for place, row in enumerate(rows):
-            if not all(map(math.isfinite, row)):
-                images = self.state.images - (len(rows) - 1 - place) * self.stage.batch_images
-                raise self.processes.ended(
-                    f"stages.{self.slice.name}: loss or gradient was not finite in the step to {images} images; last good "
-                    f"checkpoint: {self.checkpoints.last()}; lower learning_rate or clip_norm, or lengthen warmup_images"
-                )
+        for place, (row, not_finite) in enumerate(rows):
+            images = self.state.images - (len(rows) - 1 - place) * self.stage.batch_images
+            self.skips.note(row, images, not_finite)
+            if self.skips.in_row > self.settings.runtime.max_skips_in_row:
+                raise self.processes.ended(self._diverged(images) if self.processes.is_main else "")
+
+    def _diverged(self, images: int) -> str:
+        return (
+            f"stages.{self.slice.name}: {self.skips.in_row} steps in a row up to {images} images had a gradient that was not "
+            f"finite or far too large, and were skipped; samples of the last: {self.skips.last_keys()} (all: "
+            f"{self.skips.file.path}); last good checkpoint: {self.checkpoints.last_good() or 'none'}; look at those samples, "
+            "or lower learning_rate or clip_norm, or lengthen warmup_images"
+        )
 
     def log(self) -> str:
         """Add a line to metrics.jsonl; returns it in short."""
         self.measure()
         images, seconds = self.state.images, self.clock.so_far()["training"]
-        rate = (images - self.metrics.last("images")) / max(seconds - self.metrics.last("seconds"), 1e-9)
-        line: dict[str, Any] = {"images": images, "step": images // self.stage.batch_images, **self.losses.means()}
-        line |= {
-            "learning_rate": learning_rate(self.stage, images),
-            "images_per_second": round(rate, 2),
-            "seconds": seconds,
-            "ema_decay": self.learner.ema.decay(images),
-            "epoch": images / self.manifest.samples,
-        }
+        before = {"images": 0, "seconds": 0.0} | self.metrics.newest("seconds")
+        rate = (images - before["images"]) / max(seconds - before["seconds"], 1e-9)
+        self.write(
+            {
+                "images": images,
+                "step": images // self.stage.batch_images,
+                **self.losses.means(),
+                "learning_rate": learning_rate(self.learner.recipe, images),
+                "images_per_second": round(rate, 2),
+                "share_of_peak": self.speed.share_of_peak(rate),
+                "seconds": seconds,
+                "ema_decay": self.learner.ema.decay(images),
+                "epoch": images / self.manifest.samples,
+                "skipped_steps": self.skips.total,
+            }
+        )
+        return self.speed.line(self.metrics.lines[-1], self.stage.images - images)
+
+    def write(self, line: dict[str, Any]) -> None:
         self.metrics.write(line)
-        return f"loss {line['loss']:.4f}, {rate:.0f} images/s"
+        if self.processes.is_main:
+            self.trackers.log(line)
+
+    def validate(self) -> None:
+        """Measure the averaged weights on held-out samples, if there are any, and remember the best."""
+        if self.validation.samples == 0:
+            return
+        model = self.learner.ema_model()
+        if self.processes.is_main:
+            with self.clock.doing("validation"):
+                found = self.validation.measure(model)
+            self.write({"images": self.state.images, **found})
+            loss, best = found["validation_loss"], self.state.best
+            if math.isfinite(loss) and (best is None or loss < best["validation_loss"]):
+                self.state.best = {"images": self.state.images, "validation_loss": loss}
 
     def draw_grid(self) -> None:
+        model = self.learner.ema_model()
         if self.processes.is_main:
             with self.clock.doing("samples"):
-                self.grid.draw(self.learner.ema.model, self.grid_file())
+                self.grid.draw(model, self.grid_file())
+            self.trackers.log_grid(self.grid_file(), self.state.images)
 
     def grid_file(self) -> Path:
         return self.checkpoints.folder / "samples" / f"{self.state.images:012d}.png"
 
+    def snapshot(self) -> None:
+        """Keep the power-function averages of now."""
+        for width in self.learner.power_emas:
+            average = self.learner.whole(f"power-{width}")
+            if self.processes.is_main:
+                with self.clock.doing("checkpoints"):
+                    self.snapshots.save(self.state.images, width, average)
+
     def save(self) -> None:
-        """Write a checkpoint, unless the losses since the last one show that it is not worth keeping."""
+        """Write a checkpoint."""
         self.measure()
-        if self.processes.is_main:
-            with self.clock.doing("checkpoints"):
-                self.state.rows = self.losses.rows
-                self.state.seconds = self.clock.so_far()
-                self.checkpoints.save(self.state, self.learner.tensors())
-
-    def publish(self, out: Path) -> None:
-        """Hand over the finished stage; the summary comes last, so that one that is there is true."""
-        (out / "summary.json").unlink(missing_ok=True)
-        last = self.checkpoints.path(self.state.images)
-        for name in ("model", "ema", "optimizer"):
-            _hand_over(last / f"{name}.safetensors", out / f"{name}.safetensors")
-        _hand_over(self.metrics.path, out / "metrics.jsonl")
-        _hand_over(self.grid_file(), out / "samples.png")
-        facts = summary(
-            self.slice, self.manifest, self.parent, self.objective, self.processes, self.clock.so_far(), self.metrics.lines
-        )
-        write_json(out / "summary.json", facts)
-
-
-def _hand_over(file: Path, to: Path) -> None:
-    """The same file under a second name, or a copy on another file system. Neither is ever written to again."""
-    with atomic(to) as temporary:
-        try:
-            os.link(file, temporary)
-        except OSError:
-            shutil.copyfile(file, temporary)
+        files = ((name, self.learner.whole(name)) for name in self.learner.files())  # one at a time in memory if sharded
+        if not self.processes.is_main:
+            deque(files, maxlen=0)
+            return
+        started, lead = time.monotonic(), self.settings.runtime.signal_lead_seconds
+        with self.clock.doing("checkpoints"):
+            self.state.rows = [list(row) for row in self.losses.rows]
+            self.state.guard = self.learner.guard.state()
+            self.state.skipped, self.state.skipped_in_row = self.skips.total, self.skips.in_row
+            self.state.seconds = self.clock.so_far()
+            self.checkpoints.save(self.state, files, self.learner.checkpoint_bytes())
+        if (took := time.monotonic() - started) > lead:
+            told = f"saving took {took:.1f} s, longer than runtime.signal_lead_seconds ({lead} s): raise it, or a run that"
+            with suppress(BrokenPipeError):  # whoever reads the log may be gone
+                print(told, "is told to stop may be killed before it has saved", file=sys.stderr, flush=True)

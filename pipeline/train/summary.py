@@ -2,18 +2,19 @@
 
 import platform
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.artifacts import Manifest
 from pipeline.config.steps import TrainSlice
+from pipeline.dataset import Manifest
 from pipeline.fingerprint import digest, git_commit
-from pipeline.model import parameter_count, training_flops
+from pipeline.model import parameter_count
 from pipeline.runtime import device_name
 from pipeline.train.network import Parent
-from pipeline.train.objective import Objective
-from pipeline.train.processes import Processes
+
+if TYPE_CHECKING:
+    from pipeline.train.stage import Training
 
 
 def fingerprint_of(slice_: TrainSlice, manifest: Manifest, parent: Parent | None) -> str:
@@ -22,38 +23,49 @@ def fingerprint_of(slice_: TrainSlice, manifest: Manifest, parent: Parent | None
     return digest({"slice": slice_.results(), "manifest": manifest.samples_digest, "parent": origin})
 
 
-def summary(
-    slice_: TrainSlice,
-    manifest: Manifest,
-    parent: Parent | None,
-    objective: Objective,
-    processes: Processes,
-    seconds: dict[str, float],
-    lines: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """`seconds` by activity and the `lines` of metrics.jsonl, over all runs of the stage."""
-    stage, config = slice_.stage, objective.config
+def summary(training: "Training") -> dict[str, Any]:
+    """Everything over all runs of the stage."""
+    slice_, stage, manifest, parent = training.slice, training.stage, training.manifest, training.parent
+    objective, losses = training.objective, [line["loss"] for line in training.metrics.lines if line.get("loss") is not None]
     return {
         "stage": slice_.name,
         "fingerprint": fingerprint_of(slice_, manifest, parent),
         "parent": parent.fingerprint if parent else None,
         "manifest": manifest.samples_digest,
         "config": slice_.results(),
-        "model": config.to_dict(),
+        "model": objective.config.to_dict(),
         "diffusion": objective.edm.to_dict(),
         "vae": slice_.vae,
         "text_encoder": slice_.text_encoder,
-        "parameters": parameter_count(config),
+        "parameters": parameter_count(objective.config),
         "images_seen": stage.images,
         "images_seen_total": stage.images + (parent.images_seen_total if parent else 0),
-        "loss": {"first": lines[0]["loss"], "last": lines[-1]["loss"]},
-        "training_flops": training_flops(config, stage.mask_ratio) * stage.images,
-        "seconds": seconds,
-        "images_per_second": round(stage.images / seconds["training"], 2),
-        "device": device_name(processes.device),
-        "device_hours": round(sum(seconds.values()) * processes.count / 3600, 6),
+        "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
+        "best": training.state.best,
+        "skipped_steps": training.skips.total,
+        **_cost(training),
+        "device": device_name(training.processes.device),
         "precision": str(objective.precision).removeprefix("torch."),
-        "processes": processes.count,
+        "processes": training.processes.count,
+        "parallel": "fsdp" if training.processes.sharded else "ddp",
+        "microbatch": training.learner.microbatch,
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "accelerate": version("accelerate")},
+    }
+
+
+def _cost(training: "Training") -> dict[str, Any]:
+    """Time, throughput and money, beside those that the stage was planned with."""
+    seconds, images, speed = training.clock.so_far(), training.stage.images, training.speed
+    rate = images / seconds["training"]
+    total = sum(seconds.values())
+    return {
+        "training_flops": speed.flops * images,
+        "seconds": seconds,
+        "images_per_second": round(rate, 2),
+        "share_of_peak": speed.share_of_peak(rate),
+        "peak": {"tflops": round(speed.peak.flops / 1e12, 3), "source": speed.peak.source},
+        "device_hours": round(total * training.processes.count / 3600, 6),
+        "dollars": round(speed.dollars(total), 4),
+        "plan": speed.plan(images),
     }

@@ -1,16 +1,12 @@
-"""The on-disk contract: atomic writes, sidecars, Arrow shards, verification."""
+"""The on-disk contract: atomic writes, sidecars, verification."""
 
 import json
 import os
 
-import numpy as np
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline import artifacts
-from pipeline.artifacts import ArrowShard, atomic, fixed_size_list, read_json, read_sidecar, verify, write_sidecar
+from pipeline.artifacts import atomic, read_json, read_sidecar, verify, write_sidecar
 from pipeline.errors import UserError
 
 
@@ -74,29 +70,6 @@ def test_verify_finds_one_flipped_byte(sidecar, tmp_path):
     assert "content differs" in next(verify(tmp_path))
     sidecar.file("images").unlink()
     assert "missing" in next(verify(tmp_path))
-
-
-@settings(max_examples=25, deadline=None)
-@given(rows=st.integers(1, 40), batch=st.integers(1, 7), seed=st.integers(0, 99))
-def test_arrow_rows_come_back_bit_for_bit(tmp_path_factory, rows, batch, seed):
-    path = tmp_path_factory.mktemp("arrow") / "x.arrow"
-    values = np.random.default_rng(seed).normal(size=(rows, 2, 3, 3)).astype(np.float16)
-    schema = artifacts.latents_schema((2, 3, 3), {"model": "m"})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for start in range(0, rows, batch):
-            part = values[start : start + batch]
-            keys = pa.array([str(i) for i in range(start, start + len(part))])
-            writer.write_batch(pa.record_batch([keys, fixed_size_list(part)], schema=schema))
-    shard = ArrowShard(path, "latent")
-    assert len(shard) == rows and shard.shape == (2, 3, 3) and shard.info == {"model": "m"}
-    assert shard.keys == [str(i) for i in range(rows)]
-    assert all(np.array_equal(shard.row(i), values[i]) for i in range(rows))
-
-
-def test_a_cut_arrow_file_is_named(tmp_path):
-    (tmp_path / "x.arrow").write_bytes(b"ARROW1")
-    with pytest.raises(UserError, match=r"x\.arrow: not a readable Arrow file"):
-        ArrowShard(tmp_path / "x.arrow", "latent")
 
 
 def test_json_keeps_the_given_order(tmp_path):

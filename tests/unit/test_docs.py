@@ -89,6 +89,8 @@ def test_a_command_exists_with_its_options(page, words):
         return
     assert words[0] in COMMANDS, f"{page.name}: no sub-command {words[0]}"
     known = {option for parameter in COMMANDS[words[0]].params for option in parameter.opts} | {"--help"}
+    if words[0] == "bench":  # with options of its own for each benchmark
+        known |= set(re.findall(r'add_argument\("(--[\w-]+)"', text_of(f"pipeline/bench/{words[1].replace('-', '_')}.py")))
     given = {word.partition("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)}
     assert given <= known, f"{page.name}: {given - known}"
 
@@ -163,8 +165,11 @@ def keys_built_in(name, function):
         ("card", "pipeline/evaluate/evaluate.py", ["run", "_facts", "_floor", "_accuracies"]),
         ("card", "pipeline/evaluate/scores.py", ["distances"]),
         ("card", "pipeline/report/card.py", ["run", "_scores", "_stage", "_cost", "_total"]),
-        ("artifacts", "pipeline/train/summary.py", ["summary"]),
-        ("artifacts", "pipeline/train/stage.py", ["log"]),
+        ("artifacts", "pipeline/train/summary.py", ["summary", "_cost"]),
+        ("artifacts", "pipeline/train/stage.py", ["log", "validate"]),
+        ("artifacts", "pipeline/train/validation.py", ["measure"]),
+        ("artifacts", "pipeline/train/skips.py", ["note"]),
+        ("artifacts", "pipeline/train/speed.py", ["plan"]),
         ("artifacts", "pipeline/encode/encode.py", ["_write_sidecar", "run"]),
         ("artifacts", "pipeline/manifest/build.py", ["run", "_account", "_entry", "_facts"]),
         ("artifacts", "pipeline/sources/collect.py", ["_counts"]),

@@ -58,6 +58,14 @@ def test_a_failed_step_leaves_no_record(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_of_processes_that_work_together_the_first_leaves_the_record(tmp_path, monkeypatch):
+    for rank, records in (("1", 0), ("0", 1)):
+        monkeypatch.setenv("RANK", rank)
+        with process_record("train", "a", tmp_path):
+            pass
+        assert len(list(tmp_path.iterdir())) == records
+
+
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_precision("auto", torch.device("cpu")) == torch.float32

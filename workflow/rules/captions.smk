@@ -1,7 +1,7 @@
-"""A caption for every image: the given one, or one written by the captioner.
+"""Captions for every image: the given ones, one written by the captioner, or both.
 
 REQUIRED INPUTS  results/data/{source}/{shard}.json
-OUTPUTS          results/captions/{source}/{shard}.parquet  a row an image, in the order of the shard
+OUTPUTS          results/captions/{source}/{shard}.parquet  the rows of each image, in the order of the shard
                  results/captions/{source}/{shard}.json     sidecar
 """
 

@@ -107,8 +107,12 @@ def inference_gpu():
 
 def launcher():
     """Resource: how training processes start. A resource, since the number of GPUs must not cause a rerun."""
-    gpus = CONFIG.runtime.gpus
-    return f"torchrun --standalone --nproc-per-node {gpus}" if gpus > 1 else "python"
+    runtime = CONFIG.runtime
+    if runtime.gpus <= 1:
+        return "python"
+    # A batch system's warning reaches the processes, and torchrun gives them the time to save (its own is 30 s).
+    stops = f"--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout {runtime.signal_lead_seconds}"
+    return f"torchrun --standalone --nproc-per-node {runtime.gpus} {stops}"
 
 
 def model_files(*references):

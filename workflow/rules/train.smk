@@ -2,6 +2,7 @@
 
 REQUIRED INPUTS  results/encoded/{source}/{shard}.json of the stage's sources
 OUTPUTS          results/manifests/{stage}.json, .arrow  which samples the stage trains on, and why not the others
+                 results/manifests/{stage}.validation.arrow  samples held out for the validation loss
                  results/train/{stage}/                  weights, summary, metrics, sample grid
 
 Checkpoints lie in results/work/train/{stage}/, undeclared: Snakemake deletes declared outputs of a job that fails.
@@ -17,6 +18,7 @@ rule manifest:
     output:
         manifest="results/manifests/{stage}.json",
         index="results/manifests/{stage}.arrow",
+        validation="results/manifests/{stage}.validation.arrow",
     log:
         "results/logs/manifest/{stage}.log",
     benchmark:

@@ -27,13 +27,17 @@ def captioner(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_pair(tmp_path_factory.mktemp("captioner")))
 
 
-def captions(images: Path, mode: str, captioner: str | None = None, batch: int = 2) -> list[dict]:
+def captions(images: Path, mode: str, captioner: str | None = None, batch: int = 2, all_captions: bool = False) -> list[dict]:
     out = images.parent / f"captions-{mode}.json"
     settings = Settings.model_validate({"runtime": {"caption_batch": batch, "device": "cpu"}})
-    run(CaptionSlice(mode=mode, captioner=captioner), settings, images, out)
+    run(CaptionSlice(mode=mode, captioner=captioner, all_captions=all_captions), settings, images, out)
     table = pq.read_table(read_sidecar(out, "captions").file("captions"))
     assert table.schema.equals(CAPTIONS)
     return table.to_pylist()
+
+
+def info_of(images: Path, mode: str) -> dict:
+    return read_sidecar(images.parent / f"captions-{mode}.json", "captions").info
 
 
 def test_keep_gives_a_row_an_image_and_says_where_there_is_none(images: Path) -> None:
@@ -42,8 +46,8 @@ def test_keep_gives_a_row_an_image_and_says_where_there_is_none(images: Path) ->
     assert [row["caption"] for row in rows] == ["a dog", None, None, "🙂 כלב", "a cat"]
     assert [row["reason"] for row in rows] == [None, "no_caption", "no_caption", None, None]
     assert all(row["captioner"] is None for row in rows)
-    info = json.loads((images.parent / "captions-keep.json").read_text())["info"]
-    assert info == {"mode": "keep", "captioner": None, "given": 3, "written": 0, "missing": 2}
+    counts = {"images": 5, "given": 3, "written": 0, "missing": 2}
+    assert info_of(images, "keep") == {"mode": "keep", "all_captions": False, "captioner": None, **counts}
 
 
 def test_fill_writes_the_missing_ones_alone(images: Path, captioner: str) -> None:
@@ -62,6 +66,39 @@ def test_write_replaces_all_and_marks_empty_texts(images: Path, captioner: str) 
     assert filled[1] == rows[1]
 
 
+def test_add_writes_one_for_every_image_behind_the_given(images: Path, captioner: str) -> None:
+    rows = captions(images, "add", captioner)
+    assert [row["key"] for row in rows] == ["k0", "k0", "k1", "k2", "k3", "k3", "k4", "k4"]
+    given = [row for row in rows if row["captioner"] is None]
+    assert [(row["key"], row["caption"]) for row in given] == [("k0", "a dog"), ("k3", "🙂 כלב"), ("k4", "a cat")]
+    assert [row for row in rows if row["captioner"]] == captions(images, "write", captioner)
+    assert rows[0] == given[0] and rows[1]["captioner"] and rows[-1]["captioner"]
+    info = info_of(images, "add")
+    missing = sum(row["caption"] is None for row in rows)
+    assert (info["images"], info["given"], info["written"], info["missing"]) == (5, 3, 5 - missing, missing)
+
+
+def test_all_captions_are_kept_once_each_in_their_order(tmp_path: Path) -> None:
+    several = {"k0": ["a dog", " a dog", "", "  ", "one dog", "a dog"], "k1": [], "k3": ["only"]}
+    images = write_shard(tmp_path / "00000.json", PICTURES, GIVEN | {"k3": "only"}, several)
+    rows = captions(images, "keep", all_captions=True)
+    assert [(row["key"], row["caption"], row["reason"]) for row in rows] == [
+        ("k0", "a dog", None), ("k0", "one dog", None), ("k1", None, "no_caption"), ("k2", None, "no_caption"),
+        ("k3", "only", None), ("k4", "a cat", None),
+    ]  # fmt: skip
+    info = info_of(images, "keep")
+    assert info["all_captions"] and (info["images"], info["given"], info["written"], info["missing"]) == (5, 4, 0, 2)
+    assert [row["caption"] for row in captions(images, "keep")] == ["a dog", None, None, "only", "a cat"]
+
+
+def test_add_to_all_captions_and_fill_beside_them(tmp_path: Path, captioner: str) -> None:
+    images = write_shard(tmp_path / "00000.json", PICTURES, GIVEN, {"k0": ["a dog", "one dog"]})
+    added, filled = (captions(images, mode, captioner, all_captions=True) for mode in ("add", "fill"))
+    assert [row["key"] for row in added] == ["k0", "k0", "k0", "k1", "k2", "k3", "k3", "k4", "k4"]
+    assert [row["key"] for row in filled] == ["k0", "k0", "k1", "k2", "k3", "k4"]
+    assert [row["captioner"] is None for row in filled] == [True, True, False, False, True, True]
+
+
 def test_a_captioner_that_says_nothing_leaves_a_reason(images: Path, tmp_path: Path) -> None:
     import torch
     from transformers import VisionEncoderDecoderModel
@@ -74,6 +111,8 @@ def test_a_captioner_that_says_nothing_leaves_a_reason(images: Path, tmp_path: P
     model.save_pretrained(folder)
     rows = captions(images, "write", str(folder))
     assert {(row["caption"], row["reason"]) for row in rows} == {(None, "empty_caption")}
+    beside = captions(images, "add", str(folder))[:2]
+    assert [(row["caption"], row["reason"]) for row in beside] == [("a dog", None), (None, "empty_caption")]
 
 
 @pytest.mark.parametrize("mode", ["keep", "fill"])
@@ -100,7 +139,7 @@ def test_the_same_input_gives_the_same_bytes(images: Path) -> None:
 
 
 def test_fill_without_a_captioner_names_the_key(images: Path) -> None:
-    with pytest.raises(UserError, match=r"2 images are without a caption .* set models\.captioner"):
+    with pytest.raises(UserError, match=r"2 images are to get a caption .* set models\.captioner"):
         captions(images, "fill")
 
 

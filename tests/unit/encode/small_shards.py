@@ -22,8 +22,13 @@ def picture(number: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
     return Image.fromarray(((np.stack(channels, -1) + 1) * 127).astype(np.uint8))
 
 
-def write_shard(sidecar: Path, pictures: dict[str, Image.Image], captions: dict[str, str | None] | None = None) -> Path:
-    """{key: image} and {key: caption} to a tar, its ledger and its sidecar."""
+def write_shard(
+    sidecar: Path,
+    pictures: dict[str, Image.Image],
+    captions: dict[str, str | None] | None = None,
+    several: dict[str, list[str]] | None = None,
+) -> Path:
+    """{key: image}, {key: caption} and {key: all captions} to a tar, its ledger and its sidecar."""
     sidecar.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     with tarfile.open(sidecar.with_suffix(".tar"), "w") as tar:
@@ -32,6 +37,8 @@ def write_shard(sidecar: Path, pictures: dict[str, Image.Image], captions: dict[
             image.save(buffer, "PNG")
             digest = hashlib.sha256(buffer.getvalue()).hexdigest()
             sample = {"key": key, "caption": (captions or {}).get(key), "sha256": digest}
+            if key in (several or {}):
+                sample["captions"] = several[key]
             _add(tar, f"{key}.png", buffer.getvalue())
             _add(tar, f"{key}.json", json.dumps(sample).encode())
             rows.append({"key": key, "status": "ok", "sha256": digest, "width": image.width, "height": image.height})
@@ -41,10 +48,11 @@ def write_shard(sidecar: Path, pictures: dict[str, Image.Image], captions: dict[
     return sidecar
 
 
-def write_captions(sidecar: Path, captions: dict[str, str | None]) -> Path:
-    """{key: caption} to a table and its sidecar."""
+def write_captions(sidecar: Path, captions: dict[str, str | list[str | None] | None]) -> Path:
+    """{key: caption, or a list of them} to a table and its sidecar."""
     sidecar.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{"key": k, "caption": text, "reason": None if text else "no_caption"} for k, text in captions.items()]
+    pairs = [(key, text) for key, value in captions.items() for text in (value if isinstance(value, list) else [value])]
+    rows = [{"key": key, "caption": text, "reason": None if text else "no_caption"} for key, text in pairs]
     pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), sidecar.with_suffix(".parquet"))
     write_sidecar(sidecar, "captions", {"captions": (sidecar.with_suffix(".parquet"), len(rows))}, {})
     return sidecar

@@ -1,12 +1,15 @@
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.artifacts import ArrowShard, read_json, read_sidecar, verify
+from pipeline.artifacts import BLOCK_ROWS, read_json, read_sidecar, verify
 from pipeline.config.steps import EncodeSlice, Settings
+from pipeline.dataset import ArrowShard
 from pipeline.encode.encode import run
 from pipeline.encode.latents import key_position, posterior_noise
 from pipeline.errors import UserError
@@ -36,8 +39,11 @@ class Run:
         self.captions = write_captions(root / "captions/photos/00000.json", CAPTIONS)
         self.out = root / "encoded/photos/00000.json"
 
-    def encode(self, *resolutions: int, batch: int = 3, seed: int = 0, tokens: int | None = None, **models: str) -> None:
-        slice_ = EncodeSlice(**{**self.models, **models}, resolutions=list(resolutions), seed=seed, text_tokens=tokens)
+    def encode(
+        self, *resolutions: int, batch: int = 3, seed: int = 0, tokens: int | None = None, padding: str = "attend", **models: str
+    ) -> None:
+        text = {"text_tokens": tokens, "text_padding": padding}
+        slice_ = EncodeSlice(**{**self.models, **models}, resolutions=list(resolutions), seed=seed, **text)
         settings = Settings.model_validate({"runtime": {"encode_batch": batch, "device": "cpu"}})
         folders = self.root / "latents/photos", self.root / "text/photos"
         run(slice_, settings, self.images, self.captions, *folders, self.out)
@@ -80,8 +86,48 @@ def test_text_is_aligned_and_a_missing_caption_is_the_empty_one(shard: Run) -> N
     tokens, lengths = encoder.encode([caption or "" for caption in CAPTIONS.values()])
     assert found.keys == list(CAPTIONS) and found.shape == (12, 16)
     np.testing.assert_allclose(rows(found).astype(np.float32), tokens.numpy(), rtol=2e-3, atol=2e-3)
-    assert found._table["length"].to_pylist() == lengths.tolist()
+    assert text_table(shard)["length"].to_pylist() == lengths.tolist()
     assert np.array_equal(found.row(0), found.row(4)) and not np.array_equal(found.row(0), found.row(2))
+
+
+def text_table(shard: Run) -> pa.Table:
+    with pa.ipc.open_file(str(read_sidecar(shard.out, "encoded").file("text"))) as file:
+        return file.read_all()
+
+
+def test_every_caption_has_its_embedding_and_every_image_one_latent(shard: Run) -> None:
+    texts = CAPTIONS | {"k2": ["a b", "red", "x"], "k6": ["x", None]}
+    write_captions(shard.captions, texts)
+    shard.encode(16)
+    assert shard.latents(16).keys == list(PICTURES)
+    found = shard.text()
+    assert found.keys == ["k0", "k1", "k2", "k2", "k2", "k3", "k4", "k5", "k6", "k6"]
+    assert np.array_equal(found.row(3), found.row(0)) and np.array_equal(found.row(4), found.row(8))
+    assert read_sidecar(shard.out, "encoded").rows("text") == 10 and read_sidecar(shard.out, "encoded").rows("latents-16") == 7
+
+
+@pytest.mark.parametrize("batch", [3, 300])
+def test_dropped_padding_is_not_stored_and_nothing_else_is_lost(shard: Run, batch: int) -> None:
+    captions = [*CAPTIONS.values()] + ["ab" * (n % 7) for n in range(BLOCK_ROWS)]
+    write_captions(shard.captions, {"k0": captions[:1]} | {f"k{n}": [captions[n]] for n in range(1, 6)} | {"k6": captions[6:]})
+    shard.encode(16, batch=batch)
+    whole, before = text_table(shard), shard.written()
+    shard.encode(16, batch=batch, padding="drop")
+    after, short = shard.written(), text_table(shard)
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + 1
+    assert short.schema.field("tokens").type == pa.list_(pa.float16()) and short.schema.metadata[b"shape"] == b"[12, 16]"
+    assert json.loads(short.schema.metadata[b"info"])["padding"] == "drop"
+    assert "padding" not in json.loads(whole.schema.metadata[b"info"]) and whole.schema.field("tokens").type.list_size == 12 * 16
+    assert short["key"].equals(whole["key"]) and short["length"].equals(whole["length"])
+    for length, kept, full in zip(*(c.to_pylist() for c in (whole["length"], short["tokens"], whole["tokens"])), strict=True):
+        assert kept == full[: length * 16]
+    real = np.arange(12) < whole["length"].to_numpy()[:, None]
+    padded = np.stack(whole["tokens"].to_pylist()).reshape(-1, 12, 16) * real[:, :, None]
+    assert np.array_equal(rows(shard.text()), padded)
+    stored = sum(whole["length"].to_pylist())
+    info = read_sidecar(shard.out, "encoded").info["text"]
+    assert (info["padding"], info["tokens_stored"], info["tokens_padded"]) == ("drop", stored, len(captions) * 12)
+    assert stored < len(captions) * 12 and list(verify(shard.root)) == []
 
 
 def test_a_latent_depends_on_key_and_seed_and_not_on_its_batch(shard: Run, tmp_path: Path) -> None:
@@ -104,7 +150,7 @@ def test_sidecar_names_everything_the_manifest_needs(shard: Run) -> None:
     assert set(sidecar.files) == {"text", "latents-16", "latents-32"} and sidecar.rows("text") == len(PICTURES)
     assert (info["source"], info["shard"]) == ("photos", "00000")
     assert info["latents"]["32"] == {"shape": [4, 8, 8], "scaling_factor": 0.18215, "bad_rows": {}}
-    assert info["text"] == {"shape": [12, 16], "bad_rows": {}}
+    assert info["text"] == {"padding": "attend", "shape": [12, 16], "bad_rows": {}}
     assert (info["vae"]["ref"], info["text_encoder"]["class"]) == (shard.models["vae"], "CLIPModel")
     for kind in ("images", "captions"):
         named = read_sidecar(shard.out.parent / info[kind]["path"], kind)
@@ -169,8 +215,9 @@ def test_latents_without_finite_half_floats_are_zeros_with_a_reason(shard: Run, 
 def test_an_empty_shard_is_encoded_to_no_rows(shard: Run) -> None:
     write_shard(shard.images, {})
     write_captions(shard.captions, {})
-    shard.encode(16)
-    assert len(shard.latents(16)) == len(shard.text()) == 0
+    for padding in ("attend", "drop"):
+        shard.encode(16, padding=padding)
+        assert len(shard.latents(16)) == len(text_table(shard)) == 0
 
 
 def test_captions_of_other_images_are_refused(shard: Run) -> None:
@@ -178,7 +225,7 @@ def test_captions_of_other_images_are_refused(shard: Run) -> None:
     with pytest.raises(UserError, match="row 0 is 'k0', but the captions are of other images"):
         shard.encode(16)
     write_captions(shard.captions, {"k0": "x"})
-    with pytest.raises(UserError, match="1 captions for 7 images"):
+    with pytest.raises(UserError, match=r"captions of 1 images, but .*00000\.json has 7"):
         shard.encode(16)
     assert not shard.out.exists() and not [name for name in shard.written() if name.startswith("latents")]
 

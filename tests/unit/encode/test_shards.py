@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifacts import BLOCK_ROWS, ArrowShard, latents_schema
+from pipeline.artifacts import BLOCK_ROWS, latents_schema
+from pipeline.dataset import ArrowShard
 from pipeline.encode.shards import Target, block_writer, to_half
 
 SHAPE = (2, 1, 3)

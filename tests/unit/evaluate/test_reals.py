@@ -2,10 +2,12 @@ import hashlib
 import io
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.artifacts import write_sidecar
+from pipeline.artifacts import CAPTIONS, read_sidecar, write_sidecar
 from pipeline.errors import UserError
 from pipeline.evaluate.reals import captions_sha256, ids_sha256, read_reals, with_captions
 from pipeline.frozen.pixels import square
@@ -30,6 +32,15 @@ def test_an_image_is_read_from_its_place_in_the_tar_and_cropped_as_for_training(
     for real, image in zip(read_reals(*pair), images, strict=True):
         expected = np.asarray(square(Image.open(io.BytesIO(image)), 16))
         assert np.array_equal(real.pixels(16), expected)
+
+
+def test_of_several_captions_the_first_counts(tmp_path, write_shard):
+    images, captions = write_shard(tmp_path, "00000", [(str(i), _png((8, 8)), "first", None) for i in range(3)])
+    table = read_sidecar(captions, "captions").file("captions")
+    rows = [{"key": str(i), "caption": text} for i in range(3) for text in ("first", "second", None)[: 3 - i]]
+    pq.write_table(pa.Table.from_pylist(rows, CAPTIONS), table)
+    write_sidecar(captions, "captions", {"captions": (table, len(rows))}, {})
+    assert [(real.key, real.caption) for real in read_reals([images], [captions])] == [(str(i), "first") for i in range(3)]
 
 
 def test_grey_images_have_three_channels(tmp_path, write_shard):

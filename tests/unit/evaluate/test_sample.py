@@ -6,7 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.artifacts import read_json, write_json
 from pipeline.errors import UserError
+from pipeline.evaluate.evaluate import _load as load_tools
 from pipeline.evaluate.sample import Images, Sampler, Trained, reconstruct
 from pipeline.frozen.text import load_text_encoder
 from pipeline.frozen.vae import load_vae
@@ -113,3 +115,13 @@ def test_weights_of_another_architecture_are_refused(tmp_path, stage):
     (tmp_path / "ema.safetensors").write_bytes((stage / "ema.safetensors").read_bytes())
     with pytest.raises(UserError, match=r"ema.safetensors: blocks.1.mlp.\S+ has shape .*, the model in summary.json"):
         Trained.read(tmp_path)
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_padding_is_dropped_where_training_dropped_it(tmp_path, stage, slice_of, settings, drop):
+    summary = read_json(stage / "summary.json")
+    write_json(tmp_path / "summary.json", {**summary, "model": {**summary["model"], "drop_text_padding": drop}})
+    (tmp_path / "ema.safetensors").symlink_to(stage / "ema.safetensors")
+    text, lengths = load_tools(slice_of(), settings, tmp_path).sampler.text_encoder.encode(CAPTIONS)
+    padding = torch.arange(text.shape[1]) >= lengths[:, None]
+    assert padding.any() and (text[padding] == 0).all() == drop and text[~padding].abs().sum(-1).min() > 0

@@ -2,11 +2,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.export import save_model_folder
-from pipeline.export.generate import Drawing, file_name, grid, run
+from pipeline.export.generate import Artist, Drawing, file_name, grid, run
 
 SAMPLER = {"steps": 3, "guidance": 1.5}
 OPTIONS = {"seed": 7, "steps": 2, "guidance": 3.0, "batch": 4, "count": 1, "px": None, "device": "cpu"}
@@ -79,9 +80,9 @@ def test_weights_in_half_precision(model, tmp_path, small_config, random_state, 
     assert np.abs(pixels(tmp_path / "half.png").astype(int) - pixels(tmp_path / "model.png")).max() < 20
 
 
-def _config(model, **changes):
-    card = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**card, **changes}))
+def _config(folder, **changes):
+    card = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**card, **changes}))
 
 
 def test_a_model_that_names_no_text_encoder(model, tmp_path):
@@ -141,3 +142,12 @@ def test_a_grid_that_is_not_full_ends_in_white():
     whole = np.asarray(grid([Image.new("RGB", (4, 4), "red")] * 3, columns=2))
     assert whole.shape == (10, 10, 3)
     assert (whole[6:, 6:] == 255).all() and (whole[6:, :4] == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_padding_is_dropped_where_training_dropped_it(model, drop):
+    architecture = json.loads((model / "config.json").read_text())["model"]
+    _config(model, model={**architecture, "drop_text_padding": drop})
+    text, lengths = Artist.load(model, None, torch.device("cpu")).text_encoder.encode(["one", "a b"])
+    assert lengths.tolist() == [5, 4]
+    assert all((row[length:] == 0).all() == drop and (row[:length] != 0).all() for row, length in zip(text, lengths, strict=True))

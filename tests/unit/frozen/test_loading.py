@@ -206,3 +206,12 @@ print(json.dumps([identity(vae), load_vae(vae, cpu).factor, load_text_encoder(cl
     named, factor, shape = json.loads(run.stdout)
     assert named == {"ref": f"hf:owner/pipe@{commit}", "class": "AutoencoderKL", "revision": commit}
     assert (factor, shape) == (4, [12, 16])
+
+
+def test_dropped_padding_is_zeros_and_nothing_else_changes(models: Path) -> None:
+    whole, dropped = (load_text_encoder(str(models / "clip"), None, CPU, drop) for drop in (False, True))
+    (kept, lengths), (cut, same) = (encoder.encode(["red", "", "abcdefghijklmnop"]) for encoder in (whole, dropped))
+    assert lengths.tolist() == same.tolist() == [5, 2, 12]
+    for row, length in enumerate(lengths.tolist()):
+        assert torch.equal(cut[row, :length], kept[row, :length])
+        assert not cut[row, length:].any() and (length == 12 or kept[row, length:].any())

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from pipeline.artifacts import (
     CAPTIONS,
+    INDEX,
     LEDGER,
-    Manifest,
     fixed_size_list,
     latents_schema,
     read_json,
@@ -25,17 +25,23 @@ from pipeline.artifacts import (
     write_sidecar,
 )
 from pipeline.config.steps import ManifestSlice
+from pipeline.dataset import Manifest
 from pipeline.errors import UserError
 from pipeline.manifest.build import run
-from pipeline.manifest.judge import HASH, judge, read_shard
+from pipeline.manifest.judge import HASH, judge, longest_runs, read_shard
 
 LATENT, TEXT = (2, 1, 1), (2, 3)
 VAE, ENCODER = {"ref": "embedded:vae", "sha256": "1" * 64}, {"ref": "embedded:clip", "sha256": "2" * 64}
 
 
-def sample(content: int, caption: str | None = "c", side: int = 64, bad: str | None = None, latent: str | None = None) -> dict:
-    """One image: equal `content` means equal bytes; `bad`: it ended in the ledger; `latent`: its latent is unusable."""
-    return {"content": content, "caption": caption, "side": side, "bad": bad, "latent": latent}
+def sample(content: int, *captions: str | None, side: int = 64, bad: str | None = None, latent: str | None = None) -> dict:
+    """One image: equal `content` means equal bytes; `bad`: it ended in the ledger; `latent`: its latent is unusable.
+    The embedding of the caption "inf" is unusable; without `captions` it has a usable one."""
+    return {"content": content, "captions": captions or ("c",), "side": side, "bad": bad, "latent": latent}
+
+
+def usable(caption: str | None) -> bool:
+    return caption not in (None, "inf")
 
 
 class Results:
@@ -64,28 +70,35 @@ class Results:
     def captions(self, source: str, shard: str, kept: list[dict]) -> Path:
         out = self.root / "captions" / source / f"{shard}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-        lines = [{"key": s["key"], "caption": s["caption"], "reason": None if s["caption"] else "no_caption"} for s in kept]
+        lines = [{"key": s["key"], "caption": c, "reason": None if c else "no_caption"} for s in kept for c in s["captions"]]
         pq.write_table(pa.Table.from_pylist(lines, schema=CAPTIONS), out.with_suffix(".parquet"))
         write_sidecar(out, "captions", {"captions": (out.with_suffix(".parquet"), len(lines))}, {})
         return out
 
-    def add(self, source: str, samples: list[dict], shard: str = "00000", px: int = 32, vae: dict = VAE, latent=LATENT) -> Path:
-        """Collect, caption and encode. Row n of a shard has n in its latent and its text."""
+    def add(
+        self, source: str, samples: list[dict], shard: str = "00000", px: int = 32, vae: dict = VAE, latent=LATENT,
+        padding: str = "attend",
+    ) -> Path:  # fmt: skip
+        """Collect, caption and encode. Row n of a shard has n in its latent, and in its texts, whatever their rows."""
         images, kept = self.images(source, shard, samples)
         captions = self.captions(source, shard, kept)
         schemas = {f"latents-{px}": latents_schema(latent, {}), "text": text_schema(TEXT, {})}
         files = {}
         for name, schema in schemas.items():
             file = self.root / "arrow" / source / name / f"{shard}.arrow"
-            _write_arrow(file, schema, [s["key"] for s in kept])
-            files[name] = file, len(kept)
+            counts = [len(s["captions"]) if name == "text" else 1 for s in kept]
+            numbers = np.repeat(np.arange(len(kept)), counts)
+            _write_arrow(file, schema, [kept[n]["key"] for n in numbers], numbers)
+            files[name] = file, len(numbers)
         bad_rows = {str(n): s["latent"] for n, s in enumerate(kept) if s["latent"]}
+        captioned = enumerate(c for s in kept for c in s["captions"])
+        text = {"shape": TEXT, "bad_rows": {str(n): "not_finite" for n, c in captioned if c == "inf"}, "padding": padding}
         inputs = {
             kind: {"path": f"../../{path.relative_to(self.root)}", "sha256": read_json(path)["files"][kind]["sha256"]}
             for kind, path in (("images", images), ("captions", captions))
         }
         facts = {"source": source, "shard": shard, **inputs, "vae": vae, "text_encoder": ENCODER}
-        shapes = {"latents": {str(px): {"shape": latent, "bad_rows": bad_rows}}, "text": {"shape": TEXT, "bad_rows": {}}}
+        shapes = {"latents": {str(px): {"shape": latent, "bad_rows": bad_rows}}, "text": text}
         out = self.root / "encoded" / source / f"{shard}.json"
         write_sidecar(out, "encoded", files, {**facts, **shapes})
         self.encoded.append(out)
@@ -94,20 +107,39 @@ class Results:
     def evaluate(self, samples: list[dict]) -> None:
         self.evaluation.append(self.images("coco", "00000", samples)[0])
 
-    def build(self, px: int = 32, upscale: bool = False, stage: str = "low") -> Manifest:
+    def build(self, px: int = 32, upscale: bool = False, stage: str = "low", **choice: float) -> Manifest:
         sources = {path.parent.name: {"role": "real", "upscale": upscale} for path in self.encoded}
         out = self.root / "manifests" / f"{stage}.json"
-        run(ManifestSlice(stage=stage, px=px, sources=sources), self.encoded, self.evaluation, out)
+        run(ManifestSlice(stage=stage, px=px, sources=sources, **choice), self.encoded, self.evaluation, out)
         return Manifest.read(out)
 
-    def left_out(self) -> list[tuple[str, str]]:
-        table = pd.read_parquet(self.root / "manifests" / "low.left_out.parquet")
+    def left_out(self, stage: str = "low") -> list[tuple[str, str]]:
+        table = pd.read_parquet(self.root / "manifests" / f"{stage}.left_out.parquet")
         return list(zip(table["key"], table["reason"], strict=True))
 
 
-def _write_arrow(file: Path, schema: pa.Schema, keys: list[str]) -> None:
-    """Row n holds n in every value."""
-    shape, numbers = json.loads(schema.metadata[b"shape"]), np.arange(len(keys))
+def index_of(manifest: Manifest, name: str = "index") -> list[tuple[int, ...]]:
+    """(shard, row, text, texts) of every line of an index."""
+    with pa.ipc.open_file(str(manifest.path.parent / manifest.value["files"][name]["path"])) as file:
+        table = file.read_all()
+    assert table.schema.equals(INDEX) and len(table) == manifest.value["files"][name]["rows"]
+    return list(zip(*table.to_pydict().values(), strict=True))
+
+
+def keys_of(manifest: Manifest, name: str = "index") -> set[str]:
+    """Keys of the images of an index."""
+    shards = [pd.read_parquet(_ledger(manifest, n)).query("status == 'ok'")["key"] for n in range(len(manifest.shards))]
+    return {shards[shard].iloc[row] for shard, row, _, _ in index_of(manifest, name)}
+
+
+def _ledger(manifest: Manifest, shard: int) -> Path:
+    entry = manifest.shards[shard]
+    return manifest.path.parent.parent / "data" / entry["source"] / f"{entry['shard']}.parquet"
+
+
+def _write_arrow(file: Path, schema: pa.Schema, keys: list[str], numbers: np.ndarray) -> None:
+    """Every row holds its number in every value."""
+    shape = json.loads(schema.metadata[b"shape"])
     file.parent.mkdir(parents=True, exist_ok=True)
     with pa.ipc.new_file(str(file), schema) as sink:
         if keys:
@@ -124,11 +156,12 @@ def results(tmp_path: Path) -> Results:
 def test_every_sample_is_trained_on_or_left_out_with_its_reason(results: Results) -> None:
     results.evaluate([sample(7)])
     results.add("photos", [
-        sample(1), sample(2, bad="truncated"), sample(3, caption=None), sample(4, latent="not_finite"),
+        sample(1), sample(2, bad="truncated"), sample(3, None), sample(4, latent="not_finite"),
         sample(5, side=31), sample(7), sample(1), sample(8),
     ])  # fmt: skip
     manifest = results.build()
-    assert manifest.samples == 2 and manifest.index.tolist() == [[0, 0], [0, 6]]
+    assert manifest.samples == 2 and index_of(manifest) == [(0, 0, 0, 1), (0, 6, 6, 1)]
+    assert index_of(manifest, "validation") == []
     assert manifest.counts["photos"] == {
         "seen": 8,
         "bad": {"truncated": 1},
@@ -144,22 +177,98 @@ def test_every_sample_is_trained_on_or_left_out_with_its_reason(results: Results
 def test_the_manifest_gives_trainers_aligned_rows(results: Results) -> None:
     results.add("b", [sample(1), sample(2)])
     results.add("a", [sample(3), sample(4)], shard="00001")
-    results.add("a", [sample(5, caption=None), sample(6)])
+    results.add("a", [sample(5, None), sample(6, "one", "two")])
     manifest = results.build()
     assert [(s["source"], s["shard"], s["rows"], s["kept"]) for s in manifest.shards] == [
         ("a", "00000", 2, 1), ("a", "00001", 2, 2), ("b", "00000", 2, 2)
     ]  # fmt: skip
-    assert manifest.index.dtype == np.int32 and manifest.index.tolist() == [[0, 1], [1, 0], [1, 1], [2, 0], [2, 1]]
+    assert index_of(manifest) == [(0, 1, 1, 2), (1, 0, 0, 1), (1, 1, 1, 1), (2, 0, 0, 1), (2, 1, 1, 1)]
+    assert manifest.value["sources"] == {"a": [0, 3], "b": [3, 5]}
     assert (manifest.latent_shape, manifest.text_shape, manifest.vae, manifest.px) == (LATENT, TEXT, VAE, 32)
-    for shard, row in manifest.index:
-        latents, text = manifest.latents(shard), manifest.text(shard)
-        assert (latents.row(row) == row).all() and (text.row(row) == row).all() and latents.keys == text.keys
+    for shard, row, text, texts in index_of(manifest):
+        latents, embeddings = manifest.latents(shard), manifest.text(shard)
+        assert (latents.row(row) == row).all() and all((embeddings.row(text + n) == row).all() for n in range(texts))
+        assert set(embeddings.keys[text : text + texts]) == {latents.keys[row]}
+
+
+def test_of_several_captions_only_usable_ones_are_chosen_among(results: Results) -> None:
+    results.add("photos", [
+        sample(1, "a", "b", "c"), sample(2, "a", None), sample(3, "inf", "b", "c"), sample(4, "a", "inf", "b", "c", "inf"),
+        sample(5, "inf", None), sample(6, None, "inf"), sample(7, "a", "inf", "b"),
+    ])  # fmt: skip
+    manifest = results.build()
+    assert index_of(manifest) == [(0, 0, 0, 3), (0, 1, 3, 1), (0, 2, 6, 2), (0, 3, 10, 2), (0, 6, 17, 1)]
+    assert results.left_out() == [("photos00000-4", "text_not_finite"), ("photos00000-5", "no_caption")]
+    assert manifest.counts["photos"]["collected"] == 7 and manifest.counts["photos"]["trained"] == 5
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=6), max_size=6))
+def test_longest_runs_are_those_found_by_search(images: list[list[bool]]) -> None:
+    starts = np.cumsum([0] + [len(rows) for rows in images])
+    number, flat = (
+        np.repeat(np.arange(len(images)), np.diff(starts)),
+        np.array([row for rows in images for row in rows], dtype=bool),
+    )
+    first, count = longest_runs(number, flat, len(images))
+    for image, rows in enumerate(images):
+        runs = [(b - a, -a) for a in range(len(rows)) for b in range(a + 1, len(rows) + 1) if all(rows[a:b])]
+        length, place = max(runs, default=(0, None))
+        assert count[image] == length and (place is None or first[image] == starts[image] - place)
+
+
+def test_the_manifest_says_whether_the_padding_of_captions_is_dropped(results: Results) -> None:
+    results.add("a", [sample(1)], padding="drop")
+    assert results.build().value["text_padding"] == "drop"
+    results.add("b", [sample(2)])
+    with pytest.raises(UserError, match=r"b/00000\.json: text_padding attend differs from drop of .*; run encode again"):
+        results.build()
+
+
+def test_held_out_samples_are_the_same_in_every_stage(results: Results) -> None:
+    """Whatever the stage's resolution and sources are, and wherever the same bytes turn up."""
+    images = [sample(n, side=40 + 40 * (n % 2)) for n in range(300)]
+    results.add("a", images)
+    results.add("b", [sample(300, None), *images[:50], *(sample(n) for n in range(301, 401))])
+    both = results.build(held_out=0.2, seed=1)
+    held, kept = keys_of(both, "validation"), keys_of(both)
+    assert held.isdisjoint(kept) and len(held) + len(kept) == 400 and 50 < len(held) < 110
+    assert both.samples == len(kept) and both.counts["a"]["left_out"] == {"held_out": sum(k.startswith("a") for k in held)}
+    assert {key for key, reason in results.left_out() if reason == "held_out"} == held
+
+    results.encoded.pop()
+    alone = results.build(held_out=0.2, seed=1, stage="other")
+    assert keys_of(alone, "validation") == {key for key in held if key.startswith("a")}
+    results.encoded.clear()
+    results.add("a", images, px=64)
+    high = results.build(px=64, held_out=0.2, seed=1, stage="high")
+    large = {f"a00000-{n}" for n in range(1, 300, 2)}
+    assert keys_of(high, "validation") == held & large and keys_of(high) == large - held
+    assert sum(high.counts["a"]["left_out"].values()) == 150 + len(held & large)
+
+
+def test_more_held_out_adds_to_those_before_and_a_seed_changes_them(results: Results) -> None:
+    results.add("a", [sample(n) for n in range(1000)])
+    few, many, others = (keys_of(results.build(held_out=s, seed=n), "validation") for s, n in ((0.1, 0), (0.3, 0), (0.3, 1)))
+    assert few < many and len(many & others) < 0.5 * len(many)
+    assert 70 < len(few) < 130 and 250 < len(many) < 350 and 250 < len(others) < 350
+    none = results.build(held_out=1e-9)
+    assert none.samples == 1000 and index_of(none, "validation") == []
+
+
+def test_both_indexes_are_hashed(results: Results) -> None:
+    results.add("a", [sample(n) for n in range(40)])
+    manifest = results.build(held_out=0.4)
+    assert list(verify(results.root)) == []
+    file = manifest.path.with_name("low.validation.arrow")
+    assert len(index_of(manifest, "validation")) > 0
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert [str(file) in fault for fault in verify(results.root)] == [True]
 
 
 def test_of_duplicates_the_first_usable_one_stays(results: Results) -> None:
     results.add("b", [sample(1), sample(2)])
-    results.add("a", [sample(1, caption=None), sample(2), sample(2)])
-    assert results.build().index.tolist() == [[0, 1], [1, 0]]
+    results.add("a", [sample(1, None), sample(2), sample(2)])
+    assert index_of(results.build()) == [(0, 1, 1, 1), (1, 0, 0, 1)]
     assert results.left_out() == [("a00000-0", "no_caption"), ("a00000-2", "duplicate"), ("b00000-1", "duplicate")]
 
 
@@ -170,9 +279,9 @@ def test_small_images_are_used_when_the_source_is_enlarged(results: Results) -> 
 
 SAMPLES = st.lists(
     st.builds(
-        sample,
+        lambda captions, **facts: sample(facts.pop("content"), *captions, **facts),
         content=st.integers(0, 6),
-        caption=st.sampled_from(["c", None]),
+        captions=st.lists(st.sampled_from(["c", None, "inf"]), min_size=1, max_size=3),
         side=st.sampled_from([16, 64]),
         bad=st.sampled_from([None, None, "truncated", "too_large"]),
         latent=st.sampled_from([None, None, "fp16_overflow"]),
@@ -182,43 +291,53 @@ SAMPLES = st.lists(
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.tuples(SAMPLES, SAMPLES), min_size=1), SAMPLES)
+@given(
+    st.dictionaries(st.sampled_from(["a", "b", "c"]), st.tuples(SAMPLES, SAMPLES), min_size=1), SAMPLES, st.sampled_from([0, 0.4])
+)
 def test_the_account_adds_up_from_ledger_to_training(
-    tmp_path_factory: pytest.TempPathFactory, sources: dict[str, tuple[list[dict], list[dict]]], evaluated: list[dict]
+    tmp_path_factory: pytest.TempPathFactory,
+    sources: dict[str, tuple[list[dict], list[dict]]],
+    evaluated: list[dict],
+    held_out: float,
 ) -> None:
     results = Results(tmp_path_factory.mktemp("results"))
     results.evaluate(evaluated)
-    anchor = sample(99)
+    anchor = sample(100)  # is not held out
     for name, (first, second) in sources.items():
         results.add(name, [*first, anchor], shard="00000")
         results.add(name, second, shard="00001")
-    manifest = results.build()
+    manifest = results.build(held_out=held_out)
     everything = {name: [*first, anchor, *second] for name, (first, second) in sources.items()}
-    trained = Counter(manifest.shards[shard]["source"] for shard, _ in manifest.index)
+    index, held = index_of(manifest), index_of(manifest, "validation")
+    trained, validated = (Counter(manifest.shards[shard]["source"] for shard, *_ in lines) for lines in (index, held))
     for name, counts in manifest.counts.items():
         assert counts["seen"] == len(everything[name])
         assert counts["bad"] == Counter(s["bad"] for s in everything[name] if s["bad"])
         assert counts["seen"] == sum(counts["bad"].values()) + counts["collected"]
         assert counts["collected"] == sum(counts["left_out"].values()) + counts["trained"]
-        assert counts["trained"] == trained[name]
+        assert counts["trained"] == trained[name] and counts["left_out"].get("held_out", 0) == validated[name]
+        start, end = manifest.value["sources"][name]
+        assert {manifest.shards[shard]["source"] for shard, *_ in index[start:end]} <= {name} and end - start == trained[name]
     assert manifest.samples == trained.total() == sum(s["kept"] for s in manifest.shards)
     _check_samples(manifest, everything, {s["content"] for s in evaluated})
 
 
 def _check_samples(manifest: Manifest, everything: dict[str, list[dict]], leaks: set[int]) -> None:
-    """What is trained on is every usable content once."""
+    """What is trained on or held out is every usable content once, with a run of its usable captions."""
 
-    def usable(s: dict) -> bool:
-        return not s["bad"] and bool(s["caption"]) and not s["latent"] and s["side"] >= 32 and s["content"] not in leaks
+    def good(s: dict) -> bool:
+        captioned = any(map(usable, s["captions"]))
+        return not s["bad"] and captioned and not s["latent"] and s["side"] >= 32 and s["content"] not in leaks
 
-    expected = {s["content"] for samples in everything.values() for s in samples if usable(s)}
+    expected = {s["content"] for samples in everything.values() for s in samples if good(s)}
     contents = []
-    for shard, row in manifest.index:
+    for shard, row, text, texts in index_of(manifest) + index_of(manifest, "validation"):
         source, name = manifest.shards[shard]["source"], manifest.shards[shard]["shard"]
         tar = manifest.path.parent.parent / "data" / source / f"{name}.tar"
         kept = [s for s in json.loads(tar.read_text()) if not s["bad"]]
         contents.append(kept[row]["content"])
-        assert usable(kept[row])
+        captions = [(n, caption) for n, s in enumerate(kept) for caption in s["captions"]][text : text + texts]
+        assert good(kept[row]) and captions and all(n == row and usable(caption) for n, caption in captions)
     assert sorted(contents) == sorted(expected)
 
 
@@ -249,7 +368,7 @@ def test_shards_of_different_models_or_shapes_are_refused(results: Results) -> N
 
 
 def test_no_sample_left_tells_the_counts(results: Results) -> None:
-    results.add("photos", [sample(1, caption=None), sample(2, bad="truncated")])
+    results.add("photos", [sample(1, None), sample(2, bad="truncated")])
     with pytest.raises(UserError, match=r"no sample is left .* photos: 2 seen, bad: 1 truncated, left out: 1 no_caption"):
         results.build()
     assert not (results.root / "manifests").exists()
@@ -259,7 +378,7 @@ def test_stale_or_missing_inputs_are_named(results: Results) -> None:
     results.add("photos", [sample(1), sample(2)])
     with pytest.raises(UserError, match=r"photos/00000\.json: no latents at 64 px"):
         results.build(px=64)
-    results.captions("photos", "00000", [{"key": "photos00000-0", "caption": "new"}, {"key": "photos00000-1", "caption": "x"}])
+    results.captions("photos", "00000", [{"key": f"photos00000-{n}", "captions": ["new"]} for n in range(2)])
     with pytest.raises(UserError, match=r"made from other captions than .*; run encode again"):
         results.build()
 
@@ -273,7 +392,7 @@ def test_a_source_of_another_stage_is_refused(results: Results) -> None:
 
 def test_hash_words_tell_images_apart(results: Results) -> None:
     shard = read_shard(results.add("photos", [sample(1), sample(2), sample(1)]))
-    words = judge(shard, 3, 32, False, set())
+    words, _ = judge(shard, 3, 32, False, set())
     assert words["shard"].tolist() == [3, 3, 3] and words["row"].tolist() == [0, 1, 2]
     first = hashlib.sha256(b"1").digest()
     assert [int(words[name][0]).to_bytes(8, "big") for name in HASH] == [first[:8], first[8:16]]

@@ -85,8 +85,13 @@ def metrics_lines(images, rate, first_loss):
         yield {
             "images": seen, "step": seen // 64, "loss": loss, "loss_by_noise": [1.3 * loss, loss, 0.7 * loss, 0.4 * loss],
             "grad_norm": 0.4, "learning_rate": 1e-3 * min(1, seen / 3200), "images_per_second": rate + 20 * math.cos(seen),
-            "seconds": seen / rate, "ema_decay": 0.995, "epoch": seen / 8000,
+            "seconds": seen / rate, "ema_decay": 0.995, "epoch": seen / 8000, "share_of_peak": 0.31, "skipped_steps": 0,
         }  # fmt: skip
+        if seen == 2560:  # an interval in which no step was taken
+            yield {"images": seen, "loss": None, "loss_by_noise": [None] * 4, "grad_norm": None, "learning_rate": 1e-3,
+                   "images_per_second": rate, "seconds": seen / rate, "skipped_steps": 20}  # fmt: skip
+        if seen % 3200 == 0:
+            yield {"images": seen, "validation_loss": 0.8 * loss, "validation_by_sigma": {"0.2": loss, "2": 0.6 * loss}}
 
 
 def write_stage(folder, number):
@@ -100,6 +105,9 @@ def write_stage(folder, number):
         "parameters": 1_512_345, "images_seen": images, "images_seen_total": total, "loss": {"first": 1.1, "last": 0.5},
         "training_flops": 1e12 * images, "seconds": {"start": 4.0, "training": images / rate, "samples": 1.5},
         "images_per_second": rate, "device": "CPU (2 threads)", "device_hours": round((images / rate + 5.5) / 3600, 6),
+        "share_of_peak": 0.31, "peak": {"tflops": 0.1, "source": "measured"}, "skipped_steps": 20,
+        "plan": {"share_of_peak": 0.45, "device_hours": round(images / rate / 5000, 6), "dollars": 0.1},
+        "best": {"images": images, "validation_loss": 0.4},
         "precision": "float32", "processes": 1, "git_commit": "34" * 20, "versions": {"torch": "2.15.0"},
     }  # fmt: skip
     write(folder / name / "summary.json", summary)

@@ -37,9 +37,27 @@ def test_stages_and_their_cost_add_up(finished):
     assert (first["px"], first["mask_ratio"], first["images"], first["images_per_second"]) == (32, 0.75, 64000, 900.0)
     assert first["seconds"] == pytest.approx(64000 / 900 + 5.5, abs=0.1)
     assert first["dollars"] == pytest.approx(0.1 * first["device_hours"], abs=1e-6)
+    assert (first["share_of_peak"], first["skipped_steps"], first["best"]) == (
+        0.31,
+        20,
+        {"images": 64000, "validation_loss": 0.4},
+    )
+    assert first["plan"] == {"share_of_peak": 0.45, "device_hours": pytest.approx(64000 / 900 / 5000, abs=1e-6)}
     for key in ("seconds", "device_hours", "dollars"):
         assert card["cost"][key] == pytest.approx(sum(stage[key] for stage in card["stages"]))
+    assert card["cost"]["planned_device_hours"] == pytest.approx(sum(s["plan"]["device_hours"] for s in card["stages"]))
+    assert card["cost"]["planned_dollars"] == pytest.approx(0.1 * card["cost"]["planned_device_hours"], abs=1e-6)
     assert card["cost"]["dollars_per_hour"] == 0.1
+
+
+def test_stages_of_older_programs_have_no_plan(finished):
+    summary = json.loads(finished.stages[0].read_text())
+    for key in ("share_of_peak", "plan", "skipped_steps", "best"):
+        del summary[key]
+    finished.stages[0].write_text(json.dumps(summary))
+    card = made(finished)
+    assert all(card["stages"][0][key] is None for key in ("share_of_peak", "plan", "skipped_steps", "best"))
+    assert card["cost"]["planned_device_hours"] is None and card["cost"]["planned_dollars"] is None
 
 
 def test_the_settings_may_name_the_device(finished):

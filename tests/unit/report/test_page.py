@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.report import card as card_step
+from pipeline.report.curves import History
 from pipeline.report.page import run
 
 VOID = {"meta", "link", "img", "br"}
@@ -114,13 +115,62 @@ def test_the_model_is_placed_on_the_scale(finished):
 
 def test_without_attributes_ceiling_price_and_records(finished):
     scale = {"floor": {"fid": 0.61, "images": 640}, "vae": None, "ceiling": None}
-    cost = {"seconds": 250.0, "device_hours": 0.07, "dollars": 0.0, "dollars_per_hour": 0.0}
+    cost = {"seconds": 250.0, "device_hours": 0.07, "dollars": 0.0, "dollars_per_hour": 0.0, "planned_device_hours": None}
     html = written(finished, accuracy=None, detector_self_test=None, accuracy_vae=None, scale=scale, cost=cost, processes=[])
     page = Page(html)
     assert "accuracy" not in page.attributes("id")
     assert 'class="scale"' not in html
     assert "no price set" in page.text and "$" not in page.text
     assert "Processes" not in page.text
+
+
+def columns(html, section):
+    table = re.search(rf'<section id="{section}">.*?</table>', html, re.DOTALL)[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)]
+    assert len({len(row) for row in rows}) == 1  # a cell for every column
+    return {name: [row[place] for row in rows[1:]] for place, name in enumerate(rows[0])}
+
+
+def test_the_plan_stands_beside_what_training_took(finished):
+    html = written(finished)
+    text = " ".join(Page(html).text.split())
+    assert "Planned were 0.0469 device-hours, $0.0047, at 45.0 % of the device's peak." in text
+    cost = columns(html, "cost")
+    assert cost["of peak"] == ["31.0 %"] * 3 + [""]
+    assert cost["planned"] == ["0.0142", "0.0152", "0.0175", "0.0469"] and cost["skipped steps"] == ["20", "20", "20", "60"]
+    assert "60 training steps were skipped" in text
+
+
+def test_stages_of_older_programs_show_no_plan_and_no_skipped_steps(finished):
+    for file in finished.stages:
+        value = json.loads(file.read_text())
+        file.write_text(
+            json.dumps({key: value[key] for key in value.keys() - {"share_of_peak", "plan", "skipped_steps", "best"}})
+        )
+    html = written(finished)
+    cost = columns(html, "cost")
+    assert cost["of peak"][:3] == cost["planned"][:3] == ["–"] * 3 and "skipped steps" not in cost
+    assert "Planned" not in Page(html).text and "steps were skipped" not in Page(html).text
+
+
+def test_curves_leave_out_what_was_not_measured(finished):
+    for file in finished.stages:
+        lines = (file.parent / "metrics.jsonl").read_text().splitlines()
+        assert sum('"loss": null' in line for line in lines) == 1 and sum("validation_loss" in line for line in lines) > 0
+    titles = re.findall(r"<figure><h3>(.*?)</h3>", written(finished))
+    assert titles == ["Loss", "Loss on held-out samples", "Loss by noise level", "Learning rate", "Throughput"]
+    histories = [History.read(file.parent, json.loads(file.read_text())) for file in finished.stages]
+    x, y = histories[1].points("validation_loss")
+    assert x == list(range(64000 + 6400, 64000 + 32001, 6400)) and len(y) == 5
+    noisy = histories[0].points("loss_by_noise", 3)
+    assert len(noisy[0]) == len(histories[0].curve("loss").y) == 50 and None not in noisy[1]
+
+
+def test_without_held_out_samples_there_is_no_such_plot(finished):
+    for file in finished.stages:
+        lines = (file.parent / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (file.parent / "metrics.jsonl").write_text("".join(line for line in lines if "validation_loss" not in line))
+    assert "held-out samples" not in written(finished)
 
 
 def test_a_comparable_run_says_so_and_warnings_are_shown(finished):

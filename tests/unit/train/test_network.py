@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.artifacts import Manifest
+from pipeline.dataset import Manifest
 from pipeline.errors import UserError
 from pipeline.model import MicroDiT, position_table
 from pipeline.train.network import Parent, architecture, starting_model

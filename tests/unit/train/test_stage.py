@@ -1,12 +1,11 @@
 """Whole runs of the command line, in processes of their own, ended by real signals."""
 
-import json
 import os
 import random
 import shutil
 import signal
-import socket
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,32 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.artifacts import read_json
-from tests.unit.train.conftest import Trainer
+from tests.training import Trainer, ends, json_lines, metrics, same, training_lines, wait_until, weights
 
-WEIGHTS = ("model", "ema", "optimizer")
 SLOWLY = {"samples_every_images": 24}  # a grid a step changes no result and leaves time to stop a run in the middle
-TIMES = ("seconds", "images_per_second")
-
-
-def weights(out):
-    return {f"{name}/{key}": value for name in WEIGHTS for key, value in load_file(out / f"{name}.safetensors").items()}
-
-
-def same(one, other):
-    assert one.keys() == other.keys()
-    return [name for name in one if not torch.equal(one[name], other[name])] == []
-
-
-def metrics(out):
-    """Lines of metrics.jsonl without what a clock says."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-def wait_until(process, happened):
-    ends = time.monotonic() + 60
-    while not happened() and process.is_alive() and time.monotonic() < ends:
-        time.sleep(0.002)
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +39,7 @@ def masked(slice_of):
 
 
 def test_training_learns_and_says_what_it_did(reference):
-    lines, summary = metrics(reference), read_json(reference / "summary.json")
+    lines, summary = training_lines(reference), read_json(reference / "summary.json")
     assert [line["images"] for line in lines] == list(range(96, 961, 96))
     assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
     assert lines[-1] == lines[-1] | {"step": 40, "epoch": 8.0, "learning_rate": 1e-2, "ema_decay": 0.9}
@@ -73,10 +49,18 @@ def test_training_learns_and_says_what_it_did(reference):
     assert summary["parameters"] == sum(tensor.numel() for name, tensor in model.items() if name not in buffers)
     assert summary["model"]["input_size"] == 4 and summary["config"]["stage"]["mask_ratio"] == 0.5
     assert (summary["images_seen"], summary["images_seen_total"], summary["parent"]) == (960, 960, None)
-    assert summary["seconds"].keys() == {"start", "training", "samples", "checkpoints"}
+    assert summary["seconds"].keys() == {"start", "training", "validation", "samples", "checkpoints"}
     assert summary["images_per_second"] == pytest.approx(960 / summary["seconds"]["training"], rel=0.01)
     assert summary["device_hours"] == pytest.approx(sum(summary["seconds"].values()) / 3600, rel=0.01)
     assert summary["precision"] == "float32" and summary["processes"] == 1 and summary["training_flops"] > 1e8
+
+
+def test_the_rate_is_that_since_the_line_before(reference):
+    """Which lines of validation in between do not change."""
+    lines = [line for line in json_lines(reference / "metrics.jsonl") if "loss" in line]
+    for before, line in pairwise([{"images": 0, "seconds": 0.0}, *lines]):
+        seconds = line["seconds"] - before["seconds"]
+        assert line["images_per_second"] * seconds == pytest.approx(line["images"] - before["images"], rel=0.02)
 
 
 def test_grids_are_drawn_at_the_first_at_intervals_and_at_the_end(reference):
@@ -90,7 +74,9 @@ def test_grids_are_drawn_at_the_first_at_intervals_and_at_the_end(reference):
 def test_a_finished_stage_is_handed_over_again_without_training(finished, reference, masked, toy):
     before, measured, told = weights(reference), metrics(reference), finished.log().read_text()
     (reference / "model.safetensors").unlink()
+    os.link(reference / "ema.safetensors", reference / ".model.safetensors.77.part")  # as a process leaves it that is killed
     assert same(weights(finished.run(masked, toy)), before) and metrics(reference) == measured
+    assert not list(reference.glob(".*"))
     assert "loss" in told and "loss" not in finished.log().read_text().removeprefix(told)
 
 
@@ -105,7 +91,7 @@ def test_signals_save_and_the_same_command_goes_on(trainer, reference, masked, t
         assert told.splitlines()[-1] == f"stopped by {number.name} at {trainer.newest()} images; run the same command to go on"
         assert "Traceback" not in told and 0 < trainer.newest() < 960 and not (trainer.folder / "run/out").exists()
     out = trainer.run(masked, toy, checkpoint_every_images=960)
-    assert same(weights(out), weights(reference)) and metrics(out) == metrics(reference)
+    assert same(weights(out), weights(reference)) and training_lines(out) == training_lines(reference)
     assert (out / "samples.png").read_bytes() == (reference / "samples.png").read_bytes()
 
 
@@ -163,14 +149,37 @@ def test_a_child_starts_from_its_parent_at_another_resolution(trainer, slice_of,
 
     fresh = trainer.run(child(), toy_high, name="fresh", parent=reference)
     assert load_file(fresh / "optimizer.safetensors")["step"] == 2
-    assert metrics(fresh)[0]["loss"] < metrics(reference)[0]["loss"]
+    assert training_lines(fresh)[0]["loss"] < training_lines(reference)[0]["loss"]
 
 
-def test_divergence_stops_and_names_the_step(trainer, slice_of, toy):
+def test_divergence_stops_and_trusts_no_checkpoint_made_meanwhile(trainer, slice_of, toy):
+    """The first step is taken, and breaks the weights; all others are skipped."""
     trainer.run(slice_of(learning_rate=1e30, clip_norm=1e30), toy, expect=1, log_every_images=240, checkpoint_every_images=240)
     told = trainer.log().read_text().splitlines()[-1]
-    assert told.startswith("stages.toy: loss or gradient was not finite in the step to ") and "last good checkpoint: none" in told
-    assert not (trainer.folder / "run/out").exists() and not trainer.checkpoints()
+    assert told.startswith("stages.toy: 11 steps in a row up to 288 images had a gradient that was not finite")
+    assert "last good checkpoint: none" in told and trainer.newest() == 240 and not (trainer.folder / "run/out").exists()
+
+
+def test_the_best_checkpoint_is_kept_and_named(trainer, slice_of, toy):
+    """A learning rate that rises until it does harm."""
+    out = trainer.run(slice_of(learning_rate=0.5, warmup_images=960), toy, checkpoint_every_images=48)
+    losses = {line["images"]: line["validation_loss"] for line in metrics(out) if "validation_loss" in line}
+    best = min(losses, key=losses.get)
+    assert list(losses) == list(range(48, 961, 48)) and best < 864
+    assert [int(path.name) for path in trainer.checkpoints()] == [best, 912, 960]
+    assert read_json(out / "summary.json")["best"] == {"images": best, "validation_loss": losses[best]}
+
+
+def test_a_save_that_takes_longer_than_the_lead_is_told(trainer, slice_of, toy):
+    process = trainer.start(slice_of(images=48), toy, signal_lead_seconds=1)
+    wait_until(process, lambda: list(trainer.folder.glob("run/work/*/.0*.part")))
+    os.kill(process.pid, signal.SIGSTOP)
+    assert not trainer.checkpoints()
+    time.sleep(1.1)
+    os.kill(process.pid, signal.SIGCONT)
+    assert ends([process]) == [0]
+    told = [line for line in trainer.log().read_text().splitlines() if line.startswith("saving took 1.")]
+    assert len(told) == 1 and "longer than runtime.signal_lead_seconds (1 s)" in told[0]
 
 
 def test_a_stage_that_does_not_fit_is_one_line(trainer, slice_of, toy):
@@ -181,36 +190,21 @@ def test_a_stage_that_does_not_fit_is_one_line(trainer, slice_of, toy):
 
 def test_two_processes_train_what_one_trains(trainer, reference, masked, toy):
     """With microbatches that do not divide the share, and a stop that reaches one of the two alone."""
-    pair = start_two(trainer, masked, toy, **SLOWLY)
+    pair = trainer.start_two(masked, toy, microbatch=5, **SLOWLY)
     wait_until(pair[1], lambda: trainer.newest() > 0)
     os.kill(pair[1].pid, signal.SIGTERM)
     assert ends(pair) == [1, 1] and trainer.log().read_text().count("stopped by SIGTERM") == 1
-    assert ends(start_two(trainer, masked, toy)) == [0, 0], trainer.log().read_text()
+    assert ends(trainer.start_two(masked, toy, microbatch=5)) == [0, 0], trainer.log().read_text()
 
     out = trainer.folder / "run/out"
     one, two = weights(reference), weights(out)
     one, two = (torch.cat([tensors[name].flatten() for name in sorted(tensors)]) for tensors in (one, two))
     assert (one - two).norm() / one.norm() < 1e-3
-    for line, expected in zip(metrics(out), metrics(reference), strict=True):
+    for line, expected in zip(training_lines(out), training_lines(reference), strict=True):
         for key in ("loss", "grad_norm", "loss_by_noise"):
             assert line[key] == pytest.approx(expected[key], rel=1e-2)
     summary = read_json(out / "summary.json")
     assert summary["processes"] == 2 and summary["fingerprint"] == read_json(reference / "summary.json")["fingerprint"]
-
-
-def start_two(trainer, slice_, manifest, **runtime):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    return [trainer.start(slice_, manifest, microbatch=5, environment=rank, **runtime) for rank in ranks]
-
-
-def ends(processes):
-    for process in processes:
-        process.join(60)
-    return [process.exitcode for process in processes]
 
 
 def test_it_saves_though_nobody_reads_its_log_any_more(trainer, masked, toy):

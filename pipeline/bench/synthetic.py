@@ -1,0 +1,122 @@
+"""Data sets of random numbers in the form that training reads, of any size."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.artifacts import (
+    BLOCK_ROWS,
+    INDEX,
+    atomic,
+    file_record,
+    fixed_size_list,
+    latents_schema,
+    text_schema,
+    variable_list,
+    write_json,
+)
+
+ONE = 0x3C00  # bits of 1.0 in float16; all below are finite
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What to make. `rows` samples in `shards` of the same size; with `files` there are only so many different shards,
+    so that millions of rows fit on a disk. Sample n of a shard has 1 + n % captions captions; `kept` is the share of the
+    rows that the index names, `held_out` how many it leaves to validation; sources share out the shards.
+    """
+
+    rows: int = 16384
+    shards: int = 4
+    latent: tuple[int, int, int] = (4, 32, 32)
+    text: tuple[int, int] = (77, 1024)
+    files: int | None = None
+    captions: int = 1
+    padding: str = "attend"
+    kept: float = 1.0
+    held_out: int = 0
+    sources: tuple[str, ...] = ("synthetic",)
+
+    @property
+    def shard_rows(self) -> int:
+        return self.rows // self.shards
+
+    def write(self, folder: Path) -> Path:
+        """Write shards, indexes and the manifest; returns the manifest's path."""
+        assert self.rows % self.shards == 0 and self.shards >= len(self.sources)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [self._write_shard(folder, number) for number in range(self.files or self.shards)]
+        ends = np.linspace(0, self.shards, len(self.sources) + 1).astype(int)
+        names = np.repeat(self.sources, np.diff(ends)).tolist()
+        shards = [{"source": name, "shard": f"{n:05d}", **files[n % len(files)]} for n, name in enumerate(names)]
+        columns = self._index()
+        index = {name: column[: len(column) - self.held_out] for name, column in columns.items()}
+        held_out = {name: column[len(column) - self.held_out :] for name, column in columns.items()}
+        rows = np.searchsorted(index["shard"], ends).tolist()
+        manifest: dict[str, Any] = {
+            "kind": "manifest",
+            "stage": "bench",
+            "px": 8 * self.latent[1],
+            "samples": len(index["row"]),
+            "latent_shape": self.latent,
+            "text_shape": self.text,
+            "text_padding": self.padding,
+            "vae": {},
+            "text_encoder": {},
+            "files": {
+                "index": _write_index(index, folder / "index.arrow"),
+                "validation": _write_index(held_out, folder / "validation.arrow"),
+            },
+            "info": {},
+            "sources": {name: rows[n : n + 2] for n, name in enumerate(self.sources)},
+            "shards": shards,
+            "counts": {},
+        }
+        write_json(folder / "manifest.json", manifest)
+        return folder / "manifest.json"
+
+    def _index(self) -> dict[str, np.ndarray]:
+        texts = self._texts()
+        one = {"row": np.arange(self.shard_rows), "text": np.cumsum(texts) - texts, "texts": texts}
+        columns = {"shard": np.repeat(np.arange(self.shards, dtype=np.int32), self.shard_rows)}
+        columns |= {name: np.tile(values.astype(np.int32), self.shards) for name, values in one.items()}
+        if self.kept < 1:
+            kept = np.random.default_rng(1).random(self.rows) < self.kept
+            columns = {name: values[kept] for name, values in columns.items()}
+        return columns
+
+    def _texts(self) -> np.ndarray:
+        return 1 + np.arange(self.shard_rows) % self.captions
+
+    def _write_shard(self, folder: Path, number: int) -> dict[str, Any]:
+        random = np.random.default_rng([2, number])
+        drop, texts = self.padding == "drop", int(self._texts().sum())
+        schema = text_schema(self.text, {"padding": "drop"} if drop else {})
+        latents = _write_blocks(folder / f"latents-{number}.arrow", latents_schema(self.latent, {}), self.shard_rows, random)
+        return {"latents": latents, "text": _write_blocks(folder / f"text-{number}.arrow", schema, texts, random)}
+
+
+def _write_blocks(path: Path, schema: pa.Schema, rows: int, random: np.random.Generator) -> dict[str, Any]:
+    """Random rows, in record batches as encode writes them."""
+    shape = json.loads(schema.metadata[b"shape"])
+    variable = pa.types.is_list(schema.types[1])
+    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), schema) as sink:
+        for first in range(0, rows, BLOCK_ROWS):
+            count = min(BLOCK_ROWS, rows - first)
+            lengths = random.integers(1, shape[0] + 1, count) if variable else np.full(count, shape[0])
+            values = random.integers(0, ONE, (count, *shape), np.uint16).view(np.float16)
+            values = variable_list([v[:n] for v, n in zip(values, lengths, strict=True)]) if variable else fixed_size_list(values)
+            columns = [pa.array([str(first + n) for n in range(count)]), values, pa.array(lengths, pa.int32())]
+            sink.write_batch(pa.record_batch(columns[: len(schema)], schema=schema))
+    return {"path": path.name, "sha256": ""}  # nothing that reads these files asks for it
+
+
+def _write_index(columns: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
+    arrays = [pa.array(columns[field.name].astype(field.type.to_pandas_dtype(), copy=False)) for field in INDEX]
+    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), INDEX) as sink:
+        sink.write_batch(pa.record_batch(arrays, schema=INDEX))
+    return file_record(path, len(arrays[0]), path.parent)

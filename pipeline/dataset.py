@@ -1,0 +1,218 @@
+"""Reading data sets: Arrow shards block by block, and the manifest that names a stage's samples.
+
+A record batch is a block of BLOCK_ROWS rows, only the last one of a shard may have fewer. A block is one sequential
+read: from a memory map, or by `pread` on file systems where a map is slow (page faults of 4 KB) and unsafe (SIGBUS when
+a file changes).
+"""
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.artifacts import BLOCK_ROWS, INDEX, read_json, read_sidecar
+from pipeline.errors import UserError
+from pipeline.fingerprint import digest
+
+Reading = Literal["mapped", "read"]
+ADVICE = 1 << 20  # bytes; Linux cuts advice off at what the disk takes at once
+KEYS = pa.ipc.IpcReadOptions(included_fields=[0])  # nothing else of the file is read
+
+
+class Block(NamedTuple):
+    """Rows of a shard: row n is values[starts[n] : starts[n + 1]]."""
+
+    values: np.ndarray  # float16, all rows one after another
+    starts: Sequence[int]
+
+
+class ArrowShard:
+    """Random access to one latents or text shard. May be used by several threads.
+
+    `shape` is the shape of a row's values, `info` what made them. Blocks are views of the file if `reading` is "mapped",
+    copies if it is "read"; single rows are views either way. A file that is replaced meanwhile stays as it was, one that
+    is cut breaks views.
+    Raises: UserError naming the file if it cannot be opened or read, or was not written in blocks of BLOCK_ROWS rows.
+    """
+
+    def __init__(self, path: Path, column: str, reading: Reading = "mapped") -> None:
+        self.path = path
+        with _readable(path):
+            self._file = pa.OSFile(str(path))
+            self._source = self._map if reading == "mapped" else self._file
+            with pa.ipc.open_file(self._source) as reader:
+                self.blocks: int = reader.num_record_batches
+                schema = reader.schema
+            _check(schema, column)
+            self.shape: tuple[int, ...] = tuple(json.loads(schema.metadata[b"shape"]))
+            self.info: dict[str, Any] = json.loads(schema.metadata[b"info"])
+
+    def __len__(self) -> int:
+        if not self.blocks:
+            return 0
+        with _readable(self.path), pa.ipc.open_file(self._source, options=KEYS) as reader:
+            return (self.blocks - 1) * BLOCK_ROWS + reader.get_batch(self.blocks - 1).num_rows
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the rows; nothing else of the file is read."""
+        with _readable(self.path), pa.ipc.open_file(self._source, options=KEYS) as reader:
+            return reader.read_all()["key"].to_pylist()
+
+    def block(self, number: int) -> Block:
+        """Rows number · BLOCK_ROWS and on, in one read of the file."""
+        with _readable(self.path):
+            rows = self._rows(self._source, number)
+            if self._source is not self._file:
+                self._read_ahead(rows.values)
+            return self._values(rows)
+
+    def row(self, index: int) -> np.ndarray:
+        """One row [*shape], float16, filled up with zeros where it is shorter. Reads nothing of the other rows, which
+        takes a map: from a file Arrow reads no less than a block."""
+        number, inside = divmod(index, BLOCK_ROWS)
+        with _readable(self.path):
+            values, starts = self._values(self._rows(self._map, number))
+            if inside >= len(starts) - 1:
+                raise ValueError(f"has no row {index}")
+        row = values[starts[inside] : starts[inside + 1]]
+        missing = int(np.prod(self.shape)) - len(row)
+        return (np.pad(row, (0, missing)) if missing else row).reshape(self.shape)
+
+    @cached_property
+    def _map(self) -> pa.Buffer:
+        """The whole file. Views keep it alive. Arrow's own map would ask for all of a block where one row is wanted."""
+        return pa.py_buffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def _rows(self, source: pa.Buffer | pa.NativeFile, number: int) -> pa.ListArray | pa.FixedSizeListArray:
+        with pa.ipc.open_file(source) as reader:  # a reader a call: files may be shared by threads, readers may not
+            batch = reader.get_batch(number)
+        if len(batch) > BLOCK_ROWS or (len(batch) < BLOCK_ROWS and number < self.blocks - 1):
+            raise ValueError(f"record batch {number} has {len(batch)} rows, not {BLOCK_ROWS}")
+        column = batch.column(1)
+        column.validate()  # its lengths fit its buffers
+        return column
+
+    def _values(self, rows: pa.ListArray | pa.FixedSizeListArray) -> Block:
+        if rows.null_count:
+            raise ValueError("has rows without values")
+        variable = pa.types.is_list(rows.type)
+        starts = rows.offsets.to_numpy() if variable else np.arange(len(rows) + 1) * rows.type.list_size
+        lengths, width = np.diff(starts), int(np.prod(self.shape))
+        if (lengths < 0).any() or (lengths > width).any():
+            raise ValueError(f"has a row of more than {width} values")
+        return Block(rows.values.to_numpy(), starts.tolist())
+
+    def _read_ahead(self, values: pa.Array) -> None:
+        """Ask the kernel for all of a block's values, so that a cold disk reads them in one go."""
+        buffer = values.buffers()[1]
+        start = buffer.address - self._map.address
+        if not 0 <= start <= self._map.size - buffer.size:
+            raise ValueError("is compressed")
+        if hasattr(os, "posix_fadvise"):  # macOS has none
+            for offset in range(start, start + buffer.size, ADVICE):
+                os.posix_fadvise(self._file.fileno(), offset, ADVICE, os.POSIX_FADV_WILLNEED)
+
+
+def _check(schema: pa.Schema, column: str) -> None:
+    if schema.names[:2] != ["key", column]:
+        raise ValueError(f"columns {schema.names}, not key and {column}")
+    kind = schema.types[1]
+    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)) or kind.value_type != pa.float16():
+        raise ValueError(f"{column} is {kind}, not lists of float16")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, IndexError, TypeError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable Arrow file ({error}); delete it and run again") from error
+
+
+class Index(NamedTuple):
+    """Columns of an index, [samples] each: views of the file."""
+
+    shard: np.ndarray  # int32, place in the manifest's shards
+    row: np.ndarray  # int32, row of the latents
+    text: np.ndarray  # int32, first row of the text embeddings to choose among
+    texts: np.ndarray  # int16, how many
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises: UserError if it is no index."""
+        with _readable(path):
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            if table.schema.names != INDEX.names:
+                raise ValueError(f"columns {table.schema.names}, not {INDEX.names}")
+        return cls(*(_whole(column) for column in table.columns))
+
+
+def _whole(column: pa.ChunkedArray) -> np.ndarray:
+    return column.chunk(0).to_numpy() if column.num_chunks == 1 else column.to_numpy()  # one chunk needs no copy
+
+
+class Manifest:
+    """The samples a stage trains on: row n of `index` names the shard and the rows in it that hold sample n.
+
+    `latent_shape` is (C, h, w), `text_shape` (L, Dt); `vae` and `text_encoder` are the identities of the models;
+    `sources` gives the rows [first, end) of each source in the index.
+    """
+
+    def __init__(self, path: Path, value: dict[str, Any]) -> None:
+        self.path = path
+        self.value = value
+        self.stage: str = value["stage"]
+        self.px: int = value["px"]
+        self.samples: int = value["samples"]
+        self.latent_shape: tuple[int, int, int] = tuple(value["latent_shape"])
+        self.text_shape: tuple[int, int] = tuple(value["text_shape"])
+        self.text_padding: str = value["text_padding"]
+        self.vae: dict[str, Any] = value["vae"]
+        self.text_encoder: dict[str, Any] = value["text_encoder"]
+        self.sources: dict[str, tuple[int, int]] = {name: (first, end) for name, (first, end) in value["sources"].items()}
+        self.shards: list[dict[str, Any]] = value["shards"]
+        self.counts: dict[str, Any] = value["counts"]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises: UserError if it is missing, no manifest, or its index is missing or of another size."""
+        sidecar = read_sidecar(path, "manifest")
+        value = read_json(path)
+        if missing := {"sources", "text_padding"} - set(value):
+            raise UserError(f"{path}: has no {', '.join(sorted(missing))}; an older program wrote it, delete it and run again")
+        return cls(sidecar.path, value)
+
+    def latents(self, shard: int, reading: Reading = "mapped") -> ArrowShard:
+        """Rows [C, h, w], float16."""
+        return ArrowShard(self._file(self.shards[shard]["latents"]), "latent", reading)
+
+    def text(self, shard: int, reading: Reading = "mapped") -> ArrowShard:
+        """Rows [L, Dt], float16; one or more for each row of `latents`."""
+        return ArrowShard(self._file(self.shards[shard]["text"]), "tokens", reading)
+
+    @cached_property
+    def index(self) -> Index:
+        """The samples to train on."""
+        return Index.read(self._file(self.value["files"]["index"]))
+
+    @cached_property
+    def validation(self) -> Index:
+        """The samples held out, of which there may be none."""
+        return Index.read(self._file(self.value["files"]["validation"]))
+
+    @property
+    def samples_digest(self) -> str:
+        """Short hash of what training reads: the shards' content and the index; not paths, not counts."""
+        content = [[shard["latents"]["sha256"], shard["text"]["sha256"]] for shard in self.shards]
+        return digest({"shards": content, "index": self.value["files"]["index"]["sha256"]})
+
+    def _file(self, record: dict[str, Any]) -> Path:
+        return Path(os.path.normpath(self.path.parent / record["path"]))
