@@ -1,5 +1,6 @@
 # make demo   the whole pipeline on embedded data: nothing but packages is downloaded
 # make test   every test that needs no GPU and no root
+# make test-faults  runs that are killed, full disks, many processes, two hosts (needs root for that one)
 # make lint   style, rules, and that generated files are in step
 # make lock   newer versions of the packages; make generated  files made from others
 
@@ -9,7 +10,7 @@ RUN := . $(VENV)/bin/activate &&
 SNAKEMAKE := snakemake --workflow-profile workflow/profiles/default --cores all
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-.PHONY: demo test lint lock generated clean
+.PHONY: demo test test-faults lint lock generated clean
 .SILENT:
 
 demo: $(VENV)/installed
@@ -17,7 +18,10 @@ demo: $(VENV)/installed
 	$(RUN) python -m pipeline show results/fid_coco.json
 
 test: $(VENV)/installed
-	$(RUN) python -m pytest -m "not gpu" --numprocesses 2 --dist loadfile
+	$(RUN) python -m pytest tests/unit tests/workflow -m "not gpu" --numprocesses 2 --dist loadfile
+
+test-faults: $(VENV)/installed
+	$(RUN) python -m pytest tests/faults --durations 10
 
 lint: $(VENV)/installed
 	$(RUN) ruff check . && ruff format --check .

@@ -47,9 +47,8 @@ class ArrowShard:
         with _readable(path):
             self._file = pa.OSFile(str(path))
             self._source = self._map if reading == "mapped" else self._file
-            with pa.ipc.open_file(self._source) as reader:
-                self.blocks: int = reader.num_record_batches
-                schema = reader.schema
+            reader = pa.ipc.open_file(self._source)
+            schema, self.blocks = reader.schema, int(reader.num_record_batches)
             _check(schema, column)
             self.shape: tuple[int, ...] = tuple(json.loads(schema.metadata[b"shape"]))
             self.info: dict[str, Any] = json.loads(schema.metadata[b"info"])
@@ -57,21 +56,22 @@ class ArrowShard:
     def __len__(self) -> int:
         if not self.blocks:
             return 0
-        with _readable(self.path), pa.ipc.open_file(self._source, options=KEYS) as reader:
-            return (self.blocks - 1) * BLOCK_ROWS + reader.get_batch(self.blocks - 1).num_rows
+        with _readable(self.path):
+            last = pa.ipc.open_file(self._source, options=KEYS).get_batch(self.blocks - 1)
+        return (self.blocks - 1) * BLOCK_ROWS + len(last)
 
     @property
     def keys(self) -> list[str]:
         """Names of the rows; nothing else of the file is read."""
-        with _readable(self.path), pa.ipc.open_file(self._source, options=KEYS) as reader:
-            return reader.read_all()["key"].to_pylist()
+        with _readable(self.path):
+            return pa.ipc.open_file(self._source, options=KEYS).read_all()["key"].to_pylist()
 
     def block(self, number: int) -> Block:
         """Rows number · BLOCK_ROWS and on, in one read of the file."""
         with _readable(self.path):
             rows = self._rows(self._source, number)
             if self._source is not self._file:
-                self._read_ahead(rows.values)
+                self._read_ahead(rows.values.buffers()[1])
             return self._values(rows)
 
     def row(self, index: int) -> np.ndarray:
@@ -92,13 +92,15 @@ class ArrowShard:
         return pa.py_buffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def _rows(self, source: pa.Buffer | pa.NativeFile, number: int) -> pa.ListArray | pa.FixedSizeListArray:
-        with pa.ipc.open_file(source) as reader:  # a reader a call: files may be shared by threads, readers may not
-            batch = reader.get_batch(number)
+        batch = pa.ipc.open_file(source).get_batch(number)  # a reader a call: threads may share files, but not readers
         if len(batch) > BLOCK_ROWS or (len(batch) < BLOCK_ROWS and number < self.blocks - 1):
             raise ValueError(f"record batch {number} has {len(batch)} rows, not {BLOCK_ROWS}")
-        column = batch.column(1)
-        column.validate()  # its lengths fit its buffers
-        return column
+        rows = batch.column(1)
+        rows.validate()  # its lengths fit its buffers
+        values = rows.values.buffers()[1]
+        if values.size and values.parent is None:  # not a part of what was read
+            raise ValueError("is compressed")
+        return rows
 
     def _values(self, rows: pa.ListArray | pa.FixedSizeListArray) -> Block:
         if rows.null_count:
@@ -110,14 +112,11 @@ class ArrowShard:
             raise ValueError(f"has a row of more than {width} values")
         return Block(rows.values.to_numpy(), starts.tolist())
 
-    def _read_ahead(self, values: pa.Array) -> None:
+    def _read_ahead(self, values: pa.Buffer) -> None:
         """Ask the kernel for all of a block's values, so that a cold disk reads them in one go."""
-        buffer = values.buffers()[1]
-        start = buffer.address - self._map.address
-        if not 0 <= start <= self._map.size - buffer.size:
-            raise ValueError("is compressed")
+        start = values.address - self._map.address
         if hasattr(os, "posix_fadvise"):  # macOS has none
-            for offset in range(start, start + buffer.size, ADVICE):
+            for offset in range(start, start + values.size, ADVICE):
                 os.posix_fadvise(self._file.fileno(), offset, ADVICE, os.POSIX_FADV_WILLNEED)
 
 

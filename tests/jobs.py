@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from pipeline.artifacts import read_json
 from pipeline.engine.optimizer import MOMENTS
 from pipeline.fingerprint import ROOT
-from tests.training import Trainer, ends, json_lines
+from tests.training import EXPERTS, Trainer, ends, json_lines
 
 AT_ONCE = 30  # seconds, most of which are torchrun's
 WITHOUT_END = {"samples_every_images": 240_000, "checkpoint_every_images": 240_000}
@@ -91,7 +91,6 @@ def workers(launcher):
 # the norms of the rest of a checkpoint (optimiser, averages, guard).
 TOLERANCES = {"loss": 1e-5, "grad_norm": 1e-4, "validation_loss": 1e-5, "weights": 1e-4, "state": 1e-4}
 IMAGES = 480  # 20 steps
-EXPERTS = {"depth": 3, "mixer_depth": 2}  # enough blocks for one with experts in the backbone and one in the mixer
 
 
 class Warmed:

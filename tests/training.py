@@ -27,6 +27,7 @@ from pipeline.train.data import Samples
 CHANNELS, LENGTH, WIDTH = 4, 3, 8
 ROWS = (70, 50, 10)  # of three shards; the last one is held out
 TRAINED = 120
+EXPERTS = {"depth": 3, "mixer_depth": 2}  # enough blocks for one with experts in the backbone and one in the mixer
 
 
 def write_arrow(path, schema, columns, block=artifacts.BLOCK_ROWS):

@@ -36,12 +36,6 @@ class Average:
         for average, weight in zip(self._averages, self._weights, strict=True):
             average.lerp_(weight, share)
 
-    @torch.no_grad()
-    def load(self, tensors: Tensors, part: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor) -> None:
-        """Go on from whole tensors; `part` cuts out what lies in this process."""
-        for name, tensor in self.tensors.items():
-            local(tensor).copy_(part(name, tensors[name]))
-
 
 def exponential(recipe: Recipe) -> Callable[[int], float]:
     """Constant decay a step; before `ema_start_images` the average just follows the weights."""

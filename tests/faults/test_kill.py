@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipeline.artifacts import read_json
-from tests.training import json_lines, metrics, poisoned, rows_at, same, wait_until, weights, write_manifest
+from tests.training import EXPERTS, json_lines, metrics, poisoned, rows_at, same, wait_until, weights, write_manifest
 
 RULES = {"snapshot_every_images": 144, "log_every_images": 72}
 IMAGES, BATCH = 1440, 24
@@ -17,7 +17,7 @@ KILLS = 20
 
 @pytest.fixture
 def slice_(slice_of):
-    return slice_of(images=IMAGES, batch_images=BATCH, mask_ratio=0.5, posthoc_ema=[0.05, 0.1])
+    return slice_of(model=EXPERTS, images=IMAGES, batch_images=BATCH, mask_ratio=0.5, posthoc_ema=[0.05, 0.1])
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Arrow shards and manifests as training reads them."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import dataset
 from pipeline.artifacts import (
     BLOCK_ROWS,
     INDEX,
@@ -68,36 +69,55 @@ def test_rows_come_back_bit_for_bit(tmp_path_factory, rows, variable, reading):
         assert np.array_equal(block.values[start:end], values[n].ravel())
 
 
-class Recorder:
-    """Notes the reads of the operating system and passes them on."""
-
-    def __init__(self, monkeypatch):
-        self.reads = []
-        self._preadv = os.preadv
-        monkeypatch.setattr(dataset.os, "preadv", self)
-
-    def __call__(self, descriptor, buffers, offset):
-        self.reads.append((offset, sum(len(buffer) for buffer in buffers)))
-        return self._preadv(descriptor, buffers, offset)
+def reads():
+    """Bytes that this process has asked files for so far, and how many calls that took; without this one's."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return np.array([int(counts["rchar"]), int(counts["syscr"])])
 
 
-def test_a_block_is_one_sequential_read_of_a_megabyte_or_more(tmp_path, monkeypatch):
-    values = random_rows(3 * BLOCK_ROWS, (4, 16, 32))
-    shard = ArrowShard(write_shard(tmp_path / "x.arrow", latents_schema((4, 16, 32), {}), values), "latent", "read")
-    recorder = Recorder(monkeypatch)
+@pytest.fixture
+def large(tmp_path):
+    """Blocks of a megabyte; the last one is short."""
+    values = random_rows(3 * BLOCK_ROWS - 10, (4, 16, 32))
+    return write_shard(tmp_path / "x.arrow", latents_schema((4, 16, 32), {}), values), values
+
+
+def test_a_block_is_one_read_of_a_megabyte_or_more(large):
+    shard = ArrowShard(large[0], "latent", "read")
+    itself = np.diff([reads(), reads()], axis=0)[0]
     for number in range(3):
-        shard.block(number)
-    assert len(recorder.reads) == 3 and all(length >= 1 << 20 for _, length in recorder.reads)
-    ends = [offset + length for offset, length in recorder.reads]
-    assert [offset for offset, _ in recorder.reads[1:]] == ends[:-1]  # one after another, nothing twice
+        before = reads()
+        size = shard.block(number).values.nbytes
+        amount, calls = reads() - before - itself
+        assert size <= amount < size + 16_384  # nothing twice
+        assert calls <= 3  # the block, and the end of the file
 
 
-def test_one_row_reads_nothing_of_the_others(tmp_path, monkeypatch):
-    values = random_rows(600, (4, 16, 32))
-    shard = ArrowShard(write_shard(tmp_path / "x.arrow", latents_schema((4, 16, 32), {}), values), "latent", "read")
-    recorder = Recorder(monkeypatch)
-    assert np.array_equal(shard.row(599), values[599])
-    assert sum(length for _, length in recorder.reads) < values[599].nbytes + 2048
+def test_the_kernel_is_asked_for_all_values_of_a_mapped_block(large, monkeypatch):
+    asked, advise = [], os.posix_fadvise
+    monkeypatch.setattr(os, "posix_fadvise", lambda *request: asked.append(request) or advise(*request))
+    values = ArrowShard(large[0], "latent").block(1).values
+    offsets, lengths = [request[1] for request in asked], [request[2] for request in asked]
+    assert offsets[1:] == [offset + length for offset, length in zip(offsets, lengths, strict=True)][:-1]
+    assert {request[3] for request in asked} == {os.POSIX_FADV_WILLNEED} and sum(lengths) >= values.nbytes
+    assert large[0].read_bytes()[offsets[0] :][: values.nbytes] == values.tobytes()
+
+
+@pytest.mark.parametrize("reading", ["mapped", "read"])
+def test_one_row_keys_and_length_read_nothing_of_the_blocks(large, reading):
+    shard = ArrowShard(large[0], "latent", reading)
+    before = reads()
+    assert np.array_equal(shard.row(700), large[1][700])
+    assert len(shard) == len(shard.keys) == len(large[1])
+    assert (reads() - before)[0] < 65_536
+
+
+def test_threads_share_a_shard(large):
+    for reading in ("mapped", "read"):
+        shard, numbers = ArrowShard(large[0], "latent", reading), [0, 1, 2] * 20
+        with ThreadPoolExecutor(4) as threads:
+            for number, block in zip(numbers, threads.map(shard.block, numbers), strict=True):
+                assert np.array_equal(block.values, np.ravel(large[1][number * BLOCK_ROWS :][:BLOCK_ROWS]))
 
 
 def test_a_mapped_shard_is_not_copied(tmp_path):
@@ -113,7 +133,7 @@ def test_a_damaged_file_is_named(tmp_path, reading):
     for content in (b"", b"ARROW1", whole[:-1], whole[: len(whole) // 2], whole[:1000] + whole[3000:]):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"x\.arrow: not a readable Arrow file \(.+\); delete it and run again"):
-            ArrowShard(path, "latent", reading)
+            ArrowShard(path, "latent", reading).block(1)
     with pytest.raises(UserError, match=r"y\.arrow"):
         ArrowShard(tmp_path / "y.arrow", "latent", reading)
 
@@ -122,25 +142,51 @@ def test_a_file_cut_while_it_is_read_is_named(tmp_path):
     path = write_shard(tmp_path / "x.arrow", latents_schema((2, 2, 2), {}), random_rows(300, (2, 2, 2)))
     shard = ArrowShard(path, "latent", "read")
     os.truncate(path, 3000)
-    with pytest.raises(UserError, match=r"x\.arrow: .*ends before byte"):
+    with pytest.raises(UserError, match=r"x\.arrow: .*too short"):
         shard.block(1)
 
 
-def test_a_file_of_another_layout_is_refused(tmp_path):
+def test_a_file_that_is_replaced_stays_as_it_was(tmp_path):
+    schema, values = latents_schema((2, 2, 2), {}), random_rows(300, (2, 2, 2))
+    path = write_shard(tmp_path / "x.arrow", schema, values)
+    shards = [ArrowShard(path, "latent", reading) for reading in ("mapped", "read")]
+    os.replace(write_shard(tmp_path / "y.arrow", schema, [-value for value in values]), path)
+    for shard in shards:
+        assert np.array_equal(shard.block(0).values[:8], values[0].ravel()) and np.array_equal(shard.row(299), values[299])
+
+
+@pytest.mark.parametrize("reading", ["mapped", "read"])
+def test_a_file_of_another_layout_is_refused(tmp_path, reading):
     rows, schema = random_rows(300, (2, 2, 2)), latents_schema((2, 2, 2), {})
-    uneven = ArrowShard(write_shard(tmp_path / "uneven.arrow", schema, rows, block=100), "latent")
+    uneven = ArrowShard(write_shard(tmp_path / "uneven.arrow", schema, rows, block=100), "latent", reading)
     with pytest.raises(UserError, match="record batch 0 has 100 rows, not 256"):
         uneven.block(0)
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    packed = ArrowShard(write_shard(tmp_path / "packed.arrow", schema, rows, options=options), "latent")
-    with pytest.raises(UserError, match="compressed"):
-        packed.row(0)
+    equal = [np.ones((2, 2, 2), np.float16)] * 300
+    packed = ArrowShard(write_shard(tmp_path / "packed.arrow", schema, equal, options=options), "latent", reading)
+    for read in (packed.row, packed.block):
+        with pytest.raises(UserError, match="compressed"):
+            read(0)
     with pytest.raises(UserError, match="not key and tokens"):
-        ArrowShard(tmp_path / "uneven.arrow", "tokens")
-    whole = ArrowShard(write_shard(tmp_path / "whole.arrow", schema, rows), "latent")
-    for row in (300, 10_000):
+        ArrowShard(tmp_path / "uneven.arrow", "tokens", reading)
+    whole = ArrowShard(write_shard(tmp_path / "whole.arrow", schema, rows), "latent", reading)
+    for row in (-1, 300, 10_000):
         with pytest.raises(UserError, match=r"whole\.arrow"):
             whole.row(row)
+
+
+def test_values_of_another_kind_are_refused(tmp_path):
+    wide = pa.schema(
+        [("key", pa.string()), ("latent", pa.list_(pa.float32(), 2))], metadata=latents_schema((2, 1, 1), {}).metadata
+    )
+    missing = wide.set(1, pa.field("latent", pa.list_(pa.float16(), 2)))
+    for name, schema in (("wide", wide), ("missing", missing)):
+        with pa.ipc.new_file(str(tmp_path / f"{name}.arrow"), schema) as sink:
+            sink.write_table(pa.table({"key": ["a", "b"], "latent": [[1, 2], None]}, schema=schema))
+    with pytest.raises(UserError, match=r"wide\.arrow: .*not lists of float16"):
+        ArrowShard(tmp_path / "wide.arrow", "latent")
+    with pytest.raises(UserError, match=r"missing\.arrow: .*rows without values"):
+        ArrowShard(tmp_path / "missing.arrow", "latent").block(0)
 
 
 def test_a_row_longer_than_its_shape_is_refused(tmp_path):

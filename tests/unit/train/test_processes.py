@@ -4,8 +4,10 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.errors import Ended, UserError
 from pipeline.train import processes as module
@@ -79,7 +81,8 @@ def test_any_number_of_processes_trains_what_one_trains(warmed, name, count, run
     made, one = warmed.summary(name), warmed.summary("one")
     assert (made["processes"], made["parallel"]) == (count, runtime.get("parallel", "ddp"))
     assert made["fingerprint"] == one["fingerprint"]
-    assert warmed.out(name, "samples.png").read_bytes() == warmed.out("one", "samples.png").read_bytes()
+    grids = [np.asarray(Image.open(warmed.out(run, "samples.png")), dtype=int) for run in (name, "one")]
+    assert np.abs(grids[0] - grids[1]).max() <= 1  # of 255: a difference in the last bits may round the other way
 
 
 def zeroed_experts():
