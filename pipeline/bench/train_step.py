@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--steps", type=int, default=None, help="steps to time; default 10 on a GPU, else 3")
-    parser.add_argument("--attention", choices=("auto", *ATTENTION), default="auto")
+    parser.add_argument("--attention", choices=("auto", *ATTENTION), help="kernel of attention; default as training takes")
     parser.add_argument("--with", dest="on", nargs="*", choices=SWITCHES, default=[], help="optimisations to switch on")
     parser.add_argument("--without", nargs="*", choices=SWITCHES, default=[], help="optimisations to switch off")
     parser.add_argument("--recipe", action="store_true", help="the paper's four stages, and the cost of the whole")
@@ -136,11 +136,8 @@ def _step(
     config = at_resolution(PRESETS[options.arch], stage.px // 8)
     images = options.batch or (256 if gpu else 4)
     recipe = Recipe(stage.name or "bench", images, batch_images=images, mask_ratio=stage.mask, learning_rate=1e-6)
-    speed = replace(
-        Speed(compile=gpu, attention=options.attention),
-        **dict.fromkeys(options.on, True),
-        **dict.fromkeys(options.without, False),
-    )
+    speed = replace(Speed.of(device, config), **dict.fromkeys(options.on, True), **dict.fromkeys(options.without, False))
+    speed = replace(speed, attention=options.attention) if options.attention else speed
     microbatch = None if options.microbatch == "auto" else int(options.microbatch)
     model = MicroDiT(config).to(device)
     step = TrainStep(model, Objective(EDM(), config, recipe, precision), images, speed=speed, microbatch=microbatch)

@@ -20,7 +20,7 @@ from pipeline.engine.guard import Guard
 from pipeline.engine.microbatch import fitting
 from pipeline.engine.objective import Objective
 from pipeline.engine.optimizer import MOMENTS, AdamW, learning_rate, local
-from pipeline.model import MicroDiT
+from pipeline.model import MicroDiT, MicroDiTConfig
 
 ATTENTION = {
     "math": SDPBackend.MATH,
@@ -28,6 +28,7 @@ ATTENTION = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
+FEW_TOKENS = 64  # up to which a CPU attends faster by plain matmuls than by the fused kernel
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class Speed:
     foreach_ema: bool = True
     joint_text: bool = False  # keys and values of the text for all blocks by one matmul
     attention: str = "auto"  # torch's choice, or one of ATTENTION
+
+    @classmethod
+    def of(cls, device: torch.device, config: MicroDiTConfig) -> "Speed":
+        """What was measured to be fastest: benchmarks/README.md."""
+        if device.type != "cpu":
+            return cls(compile=device.type == "cuda")
+        return cls(joint_text=True, attention="math" if config.num_tokens <= FEW_TOKENS else "auto")
 
 
 class Parallel(Protocol):

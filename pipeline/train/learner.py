@@ -1,6 +1,6 @@
 """The training step of a stage, started from the seed, from the stage before, or from a checkpoint."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -35,11 +35,15 @@ class Learner(TrainStep):
     ) -> None:
         self._processes = processes
         runtime = settings.runtime
-        compiled = runtime.compile == "on" or (runtime.compile == "auto" and processes.device.type == "cuda")
+        speed = Speed.of(processes.device, objective.config)
+        if runtime.compile != "auto":
+            speed = replace(speed, compile=runtime.compile == "on")
+        if processes.sharded:  # a block's weights are whole inside the block alone
+            speed = replace(speed, joint_text=False)
         microbatch = None if runtime.microbatch == "auto" else runtime.microbatch
         model = starting_model(objective.config, slice_, parent).to(processes.device)
         share = processes.share(slice_.stage.batch_images)[1]
-        super().__init__(model, objective, share, speed=Speed(compile=compiled), microbatch=microbatch, parallel=processes)
+        super().__init__(model, objective, share, speed=speed, microbatch=microbatch, parallel=processes)
         if parent and not slice_.stage.fresh_optimizer:
             self._load_optimizer(parent.tensors("optimizer"), str(parent.folder / "optimizer.safetensors"))
 
