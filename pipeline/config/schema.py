@@ -167,7 +167,7 @@ class Runtime(Section):
         "mapped", "training data from local disks by memory maps; `read` whole blocks into memory from network file systems"
     )
     signal_lead_seconds: int = runtime(
-        300, "time to save after a batch system's warning signal or before the deadline; the profile asks for that lead", ge=1
+        300, "time kept for saving before the deadline; a batch system should warn at least so long before it kills", ge=1
     )
     max_skips_in_row: int = runtime(10, "skipped training steps in a row that stop the run", ge=1)
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = runtime([], "where metrics go beside metrics.jsonl")
