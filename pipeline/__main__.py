@@ -28,6 +28,7 @@ app = typer.Typer(
 ConfigOption = Annotated[str, typer.Option("--config", help="the step's slice of the configuration, as JSON")]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="the run's record, for runtime and report keys")]
 Shard = Annotated[Path, typer.Option("--images", help="sidecar of the shard's images")]
+DownloadsOption = Annotated[Path, typer.Option(help="folder for what is fetched; a rerun goes on from there")]
 OutOption = Annotated[Path, typer.Option("--out", help="what to write")]
 Paths = Annotated[list[Path], typer.Option(help="files in their order, one option each")]
 
@@ -35,10 +36,22 @@ RECORDS = Path("results/work/processes")
 
 
 @app.command()
+def table(config: ConfigOption, downloads: DownloadsOption, out: OutOption, settings: SettingsOption = None) -> None:
+    """The table of a URL list, or the captions of archives, fetched and sorted, as parquet. OUT is the sidecar."""
+    from pipeline.sources.table import run
+
+    slice_ = slices.TableSlice.parse(config)
+    with process_record("table", slice_.name, RECORDS):
+        run(slice_, slices.Settings.read(settings), downloads, out)
+
+
+@app.command()
 def collect(
     config: ConfigOption,
     shard: Annotated[int, typer.Argument(help="number of the shard, from 0")],
+    downloads: DownloadsOption,
     out: OutOption,
+    table: Annotated[Path | None, typer.Option(help="sidecar of the source's table, for kinds that have one")] = None,
     settings: SettingsOption = None,
 ) -> None:
     """Raw images to one webdataset shard (.tar) and its ledger (.parquet). OUT is the sidecar, SHARD its number."""
@@ -46,7 +59,7 @@ def collect(
 
     slice_ = slices.CollectSlice.parse(config)
     with process_record("collect", f"{slice_.name}-{shard:05d}", RECORDS):
-        run(slice_, slices.Settings.read(settings), shard, out)
+        run(slice_, slices.Settings.read(settings), shard, table, downloads, out)
 
 
 @app.command()

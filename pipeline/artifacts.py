@@ -36,6 +36,7 @@ LEDGER = pa.schema(
         ("captioned", pa.bool_()),  # whether it came with a usable caption
         ("url", pa.string()),
         ("license", pa.string()),
+        ("scores", pa.map_(pa.string(), pa.float32())),  # as the source gives them: nsfw, aesthetic, watermark …
     ]
 )
 CAPTIONS = pa.schema(

@@ -3,7 +3,20 @@
 from pipeline.config.fields import Section
 from pipeline.config.load import load, validate
 from pipeline.config.schema import Config, Report, Runtime, Stage
-from pipeline.config.sources import KINDS
+from pipeline.config.sources import KINDS, has_table, local_files
 from pipeline.config.steps import STEPS, slice_for
 
-__all__ = ["KINDS", "STEPS", "Config", "Report", "Runtime", "Section", "Stage", "load", "slice_for", "validate"]
+__all__ = [
+    "KINDS",
+    "STEPS",
+    "Config",
+    "Report",
+    "Runtime",
+    "Section",
+    "Stage",
+    "has_table",
+    "load",
+    "local_files",
+    "slice_for",
+    "validate",
+]

@@ -18,17 +18,22 @@ from pydantic.fields import FieldInfo
 from pipeline.config import schema
 from pipeline.config.fields import Section
 from pipeline.config.schema import Config
-from pipeline.config.sources import KINDS
+from pipeline.config.sources import KINDS, Columns
 from pipeline.fingerprint import ROOT
 
 SECTIONS: list[tuple[str, type[Section]]] = [
     ("models", schema.FrozenModels),
     *[(f"sources.NAME, kind {kind}", cls) for kind, cls in KINDS.items()],
+    ("sources.NAME.columns", Columns),
+    ("captioning", schema.Captioning),
+    ("filters", schema.Filters),
+    ("filters.scores.NAME", schema.Range),
     ("model", schema.Model),
     ("diffusion", schema.Diffusion),
     ("stages.NAME", schema.Stage),
     ("evaluation", schema.Evaluation),
     ("runtime", schema.Runtime),
+    ("runtime.downloads", schema.Downloads),
     ("report", schema.Report),
 ]
 INTRO = """# Configuration keys

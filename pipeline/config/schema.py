@@ -42,15 +42,71 @@ PosthocWidths = Annotated[list[Width], AfterValidator(_posthoc_widths)]
 class FrozenModels(Section):
     """Models that are used but not trained: `embedded:NAME`, a local folder, or `hf:OWNER/NAME@REVISION`."""
 
-    vae: ModelRef = result("embedded:vae", "diffusers AutoencoderKL between pixels and latents")
-    text_encoder: ModelRef = result("embedded:clip", "transformers CLIP text tower; its last hidden state is the text embedding")
+    vae: ModelRef = result("embedded:vae", "diffusers autoencoder between pixels and latents")
+    text_encoder: ModelRef = result("embedded:clip", "its last hidden state after the final norm is the text embedding")
     text_tokens: int | None = result(None, "tokens a caption is cut or padded to; null: the encoder's own length", ge=1)
     text_padding: Literal["attend", "drop"] = result(
         "attend",
         "`attend` to the padding of captions, as the paper does, or `drop` it from disk and attention",
         neutral=True,
     )
+    text_storage: Literal["float16", "int8"] = result(
+        "float16", "how text embeddings are stored; `int8` with a scale a token is half the bytes", neutral=True
+    )
+    posterior: Literal["sample", "mean"] = result(
+        "sample", "latents are one `sample` of the autoencoder's posterior, as in the paper, or its `mean`", neutral=True
+    )
+    dtype: Literal["float32", "bfloat16"] = result(
+        "float32", "what the frozen models compute in when they encode and caption; `bfloat16` for GPUs", neutral=True
+    )
     captioner: ModelRef = result("embedded:captioner", "transformers image-text-to-text or vision-encoder-decoder model")
+
+
+class Captioning(Section):
+    """What `models.captioner` writes."""
+
+    prompts: list[str] = result(
+        ["Describe this image in one sentence."],
+        "a caption for each, such as a short and a long one; models that take no prompt write one caption",
+        min_length=1,
+    )
+    samples: int = result(1, "captions a prompt; more than one needs a temperature", ge=1, neutral=True)
+    temperature: float = result(0.0, "0 takes the likeliest word, more draws words", ge=0, neutral=True)
+    top_p: float = result(1.0, "words are drawn from the likeliest that have this probability together", gt=0, le=1, neutral=True)
+    max_tokens: int = result(96, "length of a caption at most", ge=1)
+    seed: int = result(0, "seed of drawn words", ge=0, neutral=True)
+    remote_code: bool = result(False, "run the code that comes with models.captioner; read it first", neutral=True)
+
+    @model_validator(mode="after")
+    def _several_need_a_temperature(self) -> "Captioning":
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples above 1 need a temperature above 0, or all are the same")
+        return self
+
+
+class Range(Section):
+    """Bounds of a score; null: none."""
+
+    min: float | None = result(None, "least")
+    max: float | None = result(None, "most")
+
+
+class Filters(Section):
+    """Which of the collected samples are trained on. Decided in the manifest, so that a change encodes nothing again."""
+
+    near_duplicates: int | None = result(
+        2,
+        "images whose perceptual hashes differ in at most this many of 64 bits are one; null: equal bytes alone",
+        ge=0,
+        le=3,
+    )
+    leaked_captions: bool = result(True, "leave out captions that the evaluation set has too, word for word")
+    licences: list[str] | None = result(None, "licences to train on, as in the ledger; null: all")
+    max_aspect: float | None = result(None, "longer side / shorter side at most", ge=1)
+    min_caption: int = result(0, "letters of a caption at least", ge=0)
+    max_caption: int | None = result(None, "letters of a caption at most", ge=1)
+    scores: dict[Name, Range] = result({}, "bounds of scores, such as {aesthetic: {min: 5}}; images without the score stay")
+    take_down: str = result("take_down.txt", "file of samples to leave out, a SOURCE/KEY a line; `python -m pipeline take-down`")
 
 
 class Model(Section):
@@ -97,6 +153,13 @@ class Stage(Section):
     images: int = result(doc="images seen in this stage", ge=1)
     batch_images: int = result(2048, "images an optimiser step, over all processes", ge=1)
     sources: list[Name] | None = result(None, "sources to train on; null: all but evaluation")
+    written_share: float | None = result(
+        None,
+        "how often a written caption is taken where there are given ones too; null: each alike",
+        ge=0,
+        le=1,
+        neutral=True,
+    )
     weights: dict[Name, float] | None = result(
         None, "share of each source in the batches, in any unit; null: by the number of samples", neutral=True
     )
@@ -150,15 +213,28 @@ class Validation(Section):
     sigmas: list[Sigma] = runtime([0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0], "noise levels of the validation loss", min_length=1)
 
 
+class Downloads(Section):
+    """How files are fetched. Nothing here changes a result."""
+
+    parallel: int = runtime(64, "requests at a time", ge=1)
+    per_host: int = runtime(8, "requests at a time to one host", ge=1)
+    timeout_seconds: float = runtime(30.0, "time to wait for an answer, and for each further part of it", gt=0)
+    attempts: int = runtime(4, "tries of a request, further and further apart, before it is a failure", ge=1)
+    contact: str | None = runtime(None, "address in the user-agent, for those whose images are fetched: a page or an e-mail")
+    allow_hosts: list[str] = runtime([], "hosts in this machine's own network that may be asked, such as a mirror")
+    keep: bool = runtime(False, "keep fetched archives once their shard is made")
+
+
 class Runtime(Section):
     """How to run. Nothing here changes a result."""
 
     gpus: int = runtime(0, "GPUs a training job takes; inference jobs take one of them; 0: none, as on a laptop", ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = runtime("auto", "where to compute")
     precision: Literal["auto", "float32", "bfloat16"] = runtime("auto", "autocast of training; auto: bfloat16 on CUDA")
-    max_bad_share: float = runtime(0.1, "share of unusable samples above which a source stops the run", ge=0, le=1)
+    downloads: Downloads = runtime(Downloads(), "how files are fetched")
     caption_batch: int = runtime(32, "images a captioner batch", ge=1)
     encode_batch: int = runtime(64, "images an encoder batch", ge=1)
+    decode_workers: int | None = runtime(None, "processes that decode images for the encoder; null: by the cores", ge=0)
     sample_batch: int = runtime(64, "images a sampling batch", ge=1)
     parallel: Literal["ddp", "fsdp"] = runtime("ddp", "processes keep whole copies of the weights, or `fsdp`: shards of them")
     microbatch: int | Literal["auto"] = runtime("auto", "images a forward pass of training; auto: as many as fit")
@@ -194,6 +270,8 @@ class Config(Section):
     seed: int = result(0, "seed of initial weights, data order, noise and masks", ge=0)
     models: FrozenModels = result(FrozenModels(), "frozen models")
     sources: dict[Name, AnySource] = result(doc="where images come from", min_length=1)
+    captioning: Captioning = result(Captioning(), "what the captioner writes")
+    filters: Filters = result(Filters(), "which of the collected samples are trained on")
     model: Model = result(Model(), "the network that is trained")
     diffusion: Diffusion = result(Diffusion(), "noise levels")
     stages: dict[Name, Stage] = result(doc="training stages by name", min_length=1)

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from pipeline.config.fields import Section, result
 from pipeline.config.schema import (
+    Captioning,
     Config,
     Diffusion,
     Evaluation,
+    Filters,
     FrozenModels,
     Model,
     Report,
@@ -41,6 +43,13 @@ class Slice(Section):
             raise UserError(f"--config: {place}: {first['msg']}; `python -m pipeline config STEP` prints a valid one") from error
 
 
+class TableSlice(Slice):
+    """table: the table that all shards of a source share."""
+
+    name: str = result()
+    source: AnySource = result()
+
+
 class CollectSlice(Slice):
     """sources: raw images to a webdataset shard and its ledger."""
 
@@ -53,6 +62,8 @@ class CaptionSlice(Slice):
 
     mode: str = result()
     captioner: str | None = result(None)
+    captioning: Captioning | None = result(None, neutral=True)
+    dtype: str = result("float32", neutral=True)
     all_captions: bool = result(False, neutral=True)
 
 
@@ -63,6 +74,9 @@ class EncodeSlice(Slice):
     text_encoder: str = result()
     text_tokens: int | None = result(None)
     text_padding: str = result("attend", neutral=True)
+    text_storage: str = result("float16", neutral=True)
+    posterior: str = result("sample", neutral=True)
+    dtype: str = result("float32", neutral=True)
     resolutions: list[int] = result()
     seed: int = result()
 
@@ -80,6 +94,7 @@ class ManifestSlice(Slice):
     stage: str = result()
     px: int = result()
     sources: dict[str, SourceUse] = result()
+    filters: Filters = result(Filters())
     held_out: float = result(0.0, "share of the samples kept for validation", neutral=True)
     seed: int = result(0, "seed of the choice", neutral=True)
 
@@ -112,6 +127,7 @@ class Settings(Section):
     runtime: Runtime = Runtime()
     validation: Validation = Validation()
     report: Report = Report()
+    yields: dict[str, float] = Field({})  # sources.NAME.min_yield, where it is given
 
     @classmethod
     def read(cls, file: Path | None) -> Self:
@@ -120,9 +136,19 @@ class Settings(Section):
             return cls()
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            return cls(runtime=record["runtime"], validation=record["validation"], report=record["report"])
+            given = {name: source["min_yield"] for name, source in record["sources"].items()}
+            yields = {name: least for name, least in given.items() if least is not None}
+            return cls(runtime=record["runtime"], validation=record["validation"], report=record["report"], yields=yields)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{file}: not a run's record ({error}); Snakemake writes it, or leave --settings away") from error
+
+
+def _table(config: Config, source: str) -> Slice:
+    """Only the keys that make the table: how its images are stored is no reason to read it again."""
+    chosen = config.sources[source]
+    kept = {key: getattr(chosen, key) for key in ("kind", *chosen.table_keys)}
+    needed = {key: getattr(chosen, key) for key in ("files", "links") if key in type(chosen).model_fields}
+    return TableSlice(name=source, source=type(chosen)(**kept, **needed))
 
 
 def _collect(config: Config, source: str) -> Slice:
@@ -134,7 +160,8 @@ def _collect(config: Config, source: str) -> Slice:
 def _caption(config: Config, source: str) -> Slice:
     chosen = config.sources[source]
     captioner = None if chosen.caption == "keep" else config.models.captioner
-    return CaptionSlice(mode=chosen.caption, captioner=captioner, all_captions=chosen.all_captions)
+    written = {"captioning": config.captioning, "dtype": config.models.dtype} if captioner else {}
+    return CaptionSlice(mode=chosen.caption, captioner=captioner, all_captions=chosen.all_captions, **written)
 
 
 def _encode(config: Config, source: str) -> Slice:
@@ -144,6 +171,9 @@ def _encode(config: Config, source: str) -> Slice:
         text_encoder=models.text_encoder,
         text_tokens=models.text_tokens,
         text_padding=models.text_padding,
+        text_storage=models.text_storage,
+        posterior=models.posterior,
+        dtype=models.dtype,
         resolutions=config.resolutions(source),
         seed=config.seed,
     )
@@ -154,7 +184,8 @@ def _manifest(config: Config, stage: str) -> Slice:
     uses = {name: SourceUse(role=source.role, upscale=source.upscale) for name, source in chosen.items()}
     share = config.validation.share
     seed = config.seed if share else 0
-    return ManifestSlice(stage=stage, px=config.stages[stage].px, sources=uses, held_out=share, seed=seed)
+    px, filters = config.stages[stage].px, config.filters
+    return ManifestSlice(stage=stage, px=px, sources=uses, filters=filters, held_out=share, seed=seed)
 
 
 def _train(config: Config, stage: str) -> Slice:
@@ -176,6 +207,7 @@ def _evaluate(config: Config) -> Slice:
 
 
 STEPS: dict[str, Callable[..., Slice]] = {
+    "table": _table,
     "collect": _collect,
     "caption": _caption,
     "encode": _encode,

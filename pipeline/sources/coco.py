@@ -11,12 +11,13 @@ from typing import Any
 
 from pipeline.config.sources import CocoSource
 from pipeline.errors import UserError
-from pipeline.sources.sample import Listing, Raw, Unusable, read_named
+from pipeline.ledger import Unusable
+from pipeline.sources.sample import Inputs, Listing, Raw, read_named
 
 Entry = tuple[int, Any]  # place in the file's list of images, and what stands there
 
 
-def open_shard(name: str, source: CocoSource, shard: int) -> Listing:
+def open_shard(name: str, source: CocoSource, shard: int, inputs: Inputs) -> Listing:
     """Images of one shard, with all their captions.
 
     Raises: UserError if a file is missing, is not JSON, or is no caption file.

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from pipeline.config.sources import FolderSource
 from pipeline.errors import UserError
+from pipeline.ledger import Unusable
 from pipeline.sources import metadata
-from pipeline.sources.sample import IMAGE_SUFFIXES, MAX_TEXT_BYTES, Listing, Raw, Unusable, read_file, read_named
+from pipeline.sources.sample import IMAGE_SUFFIXES, MAX_TEXT_BYTES, Inputs, Listing, Raw, read_file, read_named
 from pipeline.sources.text import safe_key, stable_shard
 
 
@@ -24,7 +25,7 @@ class _Entry(NamedTuple):
     fault: str | None = None
 
 
-def open_shard(name: str, source: FolderSource, shard: int) -> Listing:
+def open_shard(name: str, source: FolderSource, shard: int, inputs: Inputs) -> Listing:
     """Images of one shard, in the order of their names.
 
     Raises: UserError if the folder is missing, holds no image, or its table cannot be used.

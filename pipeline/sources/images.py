@@ -9,7 +9,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from pipeline.sources.sample import Unusable
+from pipeline.ledger import Unusable
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_500  # what a JPEG can hold

@@ -5,38 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from pipeline.download.files import Files
+from pipeline.ledger import Unusable
+
 MAX_IMAGE_BYTES = 256 * 2**20  # a file this large is no photo; it is not read
 MAX_TEXT_BYTES = 2**20
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm"})
-
-REASONS = {
-    "missing_file": "the file that a table names is not there",
-    "unreadable_file": "the file is there and cannot be read",
-    "bad_row": "a row of a table without what names an image",
-    "unsafe_member": "a path that leaves its folder, or a member that is no plain file",
-    "no_image": "a sample with a caption or metadata and no image",
-    "duplicate_key": "a sample of this key was stored already",
-    "truncated_archive": "the tar ends before its end mark; what came before is used",
-    "damaged_archive": "not a tar, or no longer one from some place on; what came before is used",
-    "empty_file": "0 bytes",
-    "not_an_image": "no image format that is known here",
-    "truncated": "the image ends before its end mark",
-    "decode_error": "the image is damaged, or of a kind that has no plain RGB form",
-    "too_large": "more pixels or bytes than are read",
-    "too_small": "a shorter side below min_side",
-}
-
-
-class Unusable(Exception):
-    """Why a sample cannot be used: a class of REASONS and the words for a person.
-
-    `size` is width and height as received, upright, where known.
-    """
-
-    def __init__(self, reason: str, detail: str, size: tuple[int, int] | None = None) -> None:
-        assert reason in REASONS, reason
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail, self.size = reason, detail, size
 
 
 @dataclass(frozen=True)
@@ -51,8 +25,16 @@ class Raw:
     several: bool = False  # whether all captions are kept, as COCO's five an image
     url: Any = None
     license: Any = None
+    scores: Any = None  # {name: number}, as nsfw, aesthetic or watermark models gave them
     attributes: Any = None  # JSON-able
     notes: tuple[str, ...] = ()  # what a person should know about a sample that is used
+
+
+class Inputs(NamedTuple):
+    """What a kind of source reads from beside its configuration."""
+
+    files: Files  # of this machine, or fetched
+    table: Path | None = None  # the source's table, for kinds that have one
 
 
 class Listing(NamedTuple):

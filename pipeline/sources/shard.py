@@ -4,58 +4,14 @@ import hashlib
 import io
 import json
 import tarfile
-from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.artifacts import LEDGER, atomic
+from pipeline.ledger import Unusable
 from pipeline.sources.images import Picture, prepare
-from pipeline.sources.sample import Raw, Unusable
+from pipeline.sources.sample import Raw
 from pipeline.sources.text import clean_caption, clean_field, printable, safe_key
-
-ROWS_A_BATCH = 1000
-
-
-class Ledger:
-    """The rows of artifacts.LEDGER in the order they were seen, with their counts. Kept as Arrow, 300 bytes a row."""
-
-    def __init__(self) -> None:
-        self.rows = self.captioned = 0
-        self.bad: Counter[str] = Counter()
-        self._pending: list[dict[str, Any]] = []
-        self._batches: list[pa.RecordBatch] = []
-
-    @property
-    def stored(self) -> int:
-        return self.rows - self.bad.total()
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows += 1
-        if row["status"] == "bad":
-            self.bad[row["reason"]] += 1
-        else:
-            self.captioned += row["captioned"]
-        self._pending.append(row)
-        if len(self._pending) == ROWS_A_BATCH:
-            self._pack()
-
-    def reasons(self) -> dict[str, int]:
-        """Bad rows by reason, the most frequent first."""
-        return dict(sorted(self.bad.items(), key=lambda item: (-item[1], item[0])))
-
-    def write(self, path: Path) -> None:
-        self._pack()
-        with atomic(path) as temporary:
-            pq.write_table(pa.Table.from_batches(self._batches, LEDGER), temporary)
-
-    def _pack(self) -> None:
-        if self._pending:
-            self._batches.append(pa.RecordBatch.from_pylist(self._pending, LEDGER))
-            self._pending = []
 
 
 class ShardWriter:

@@ -8,10 +8,10 @@ from PIL import Image
 
 from pipeline.config.sources import SyntheticSource
 from pipeline.embedded import scenes
-from pipeline.sources.sample import Listing, Raw
+from pipeline.sources.sample import Inputs, Listing, Raw
 
 
-def open_shard(name: str, source: SyntheticSource, shard: int) -> Listing:
+def open_shard(name: str, source: SyntheticSource, shard: int, inputs: Inputs) -> Listing:
     """Scenes of one shard; together the shards hold indices 0 to count - 1."""
     first, end = (source.count * place // source.shards for place in (shard, shard + 1))
     return Listing(end - first, "images", enumerate(_samples(source, first, end), 1))

@@ -17,12 +17,13 @@ from typing import Any
 
 from pipeline.config.sources import WebdatasetSource
 from pipeline.errors import UserError
-from pipeline.sources.sample import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Listing, Raw, Unusable
+from pipeline.ledger import Unusable
+from pipeline.sources.sample import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Inputs, Listing, Raw
 
 MB = 2**20
 
 
-def open_shard(name: str, source: WebdatasetSource, shard: int) -> Listing:
+def open_shard(name: str, source: WebdatasetSource, shard: int, inputs: Inputs) -> Listing:
     """Samples of the tars of one shard; progress is in megabytes of them.
 
     Raises: UserError if no tar is there, or none of them holds a sample.

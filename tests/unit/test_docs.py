@@ -12,7 +12,7 @@ from pipeline.__main__ import app
 from pipeline.config import load
 from pipeline.config.load import validate
 from pipeline.fingerprint import ROOT
-from pipeline.sources.sample import REASONS
+from pipeline.ledger import REASONS
 
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
 PRESETS = {path.stem: path for path in (ROOT / "workflow/presets").glob("*.yaml")}

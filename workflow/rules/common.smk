@@ -4,11 +4,10 @@ This is the only file of the workflow with Python functions.
 """
 
 import sys
-from glob import escape, glob
 
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.config import slice_for, validate
+from pipeline.config import has_table, local_files, slice_for, validate
 from pipeline.errors import UserError
 from pipeline.fingerprint import code_fingerprint
 
@@ -66,17 +65,20 @@ def sharded(pattern, sources):
 
 
 def source_files(wildcards):
-    """Input function: files of a source whose change means collecting it again. A missing path is the step's to report."""
-    source = CONFIG.sources[wildcards.source]
-    if source.kind == "coco":
-        files = [source.annotations] + ([source.attributes] if source.attributes else [])
-    elif source.kind == "webdataset":
-        files = sorted(glob(source.path))
-    elif source.kind == "folder":
-        files = sorted(glob(f"{escape(source.path)}/metadata.*"))
-    else:
-        files = []
-    return [file for file in files if file.startswith("results/") or os.path.exists(file)]
+    """Input function: files of a source on this machine whose change means collecting it again. A missing path is the
+    step's to report."""
+    named = local_files(CONFIG.sources[wildcards.source])
+    return [file for file in named if file.startswith("results/") or os.path.exists(file)]
+
+
+def shared_table(wildcards):
+    """Input function: the table that all shards of a source share, for kinds that have one."""
+    return [f"results/tables/{wildcards.source}.json"] if has_table(CONFIG.sources[wildcards.source]) else []
+
+
+def table_option(wildcards, input):
+    """Param function: `--table SIDECAR`, or nothing."""
+    return ["--table", input.table[0]] if input.table else []
 
 
 def stage_shards(pattern):

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.config.schema import Runtime
 from pipeline.config.sources import KINDS
 from pipeline.config.steps import CollectSlice, Settings
 from pipeline.sources.collect import run
@@ -50,9 +49,11 @@ def make():
 def collect(tmp_path):
     """Collects one shard; gives its paths, ledger rows by key (and all of them), and key.json files by key."""
 
-    def go(kind, shard=0, bad=1.0, out=tmp_path / "out" / "0.json", name="mine", **keys):
+    def go(
+        kind, shard=0, bad=1.0, out=tmp_path / "out" / "0.json", name="mine", table=None, downloads=tmp_path / "downloads", **keys
+    ):
         source = KINDS[kind](kind=kind, **({"min_side": 16} | keys))
-        run(CollectSlice(name=name, source=source), Settings(runtime=Runtime(max_bad_share=bad)), shard, out)
+        run(CollectSlice(name=name, source=source), Settings(yields={name: 1 - bad}), shard, table, tmp_path / "downloads", out)
         rows = pq.read_table(out.with_suffix(".parquet")).to_pylist()
         with tarfile.open(out.with_suffix(".tar")) as tar:
             files = {member.name: tar.extractfile(member).read() for member in tar}

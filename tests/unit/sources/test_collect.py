@@ -10,8 +10,8 @@ from pipeline.artifacts import LEDGER, read_sidecar, verify
 from pipeline.config.sources import KINDS
 from pipeline.embedded import scenes
 from pipeline.errors import UserError
+from pipeline.ledger import REASONS
 from pipeline.sources.collect import READERS
-from pipeline.sources.sample import REASONS
 
 SCENES = {"count": 40, "px": 32, "seed": 3, "uncaptioned": 0.25}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.sources.sample import Unusable
+from pipeline.ledger import Unusable
 from pipeline.sources.webdataset import read_tar
 
 SAMPLES = 6
