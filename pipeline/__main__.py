@@ -63,12 +63,18 @@ def collect(
 
 
 @app.command()
-def caption(config: ConfigOption, images: Shard, out: OutOption, settings: SettingsOption = None) -> None:
-    """A caption for every image of a shard: kept, filled in, or written by the captioner."""
+def caption(
+    config: ConfigOption,
+    images: Shard,
+    work: Annotated[Path, typer.Option(help="folder of what the captioner has written so far; a rerun goes on from there")],
+    out: OutOption,
+    settings: SettingsOption = None,
+) -> None:
+    """Captions for every image of a shard: kept, filled in, or written by the captioner."""
     from pipeline.caption.captions import run
 
     with process_record("caption", _name(out), RECORDS):
-        run(slices.CaptionSlice.parse(config), slices.Settings.read(settings), images, out)
+        run(slices.CaptionSlice.parse(config), slices.Settings.read(settings), images, work, out)
 
 
 @app.command()
@@ -89,13 +95,25 @@ def encode(
 
 
 @app.command()
-def manifest(config: ConfigOption, encoded: Paths, evaluation: Paths, out: OutOption) -> None:
+def manifest(config: ConfigOption, encoded: Paths, evaluation: Paths, evaluation_captions: Paths, out: OutOption) -> None:
     """Which samples a stage trains on, and why the others do not reach it."""
     from pipeline.manifest.build import run
 
     slice_ = slices.ManifestSlice.parse(config)
     with process_record("manifest", slice_.stage, RECORDS):
-        run(slice_, encoded, evaluation, out)
+        run(slice_, encoded, evaluation, evaluation_captions, out)
+
+
+@app.command("take-down")
+def take_down(
+    keys: Annotated[list[str] | None, typer.Argument(help="samples, as SOURCE/KEY")] = None,
+    from_: Annotated[Path | None, typer.Option("--from", help="file of more, a line each; # begins a remark")] = None,
+    file: Annotated[Path, typer.Option(help="file to add them to; filters.take_down names it")] = Path("take_down.txt"),
+) -> None:
+    """Leave samples out of every manifest that is made from now on, and with them copies of their images."""
+    from pipeline.manifest.take_down import run
+
+    run(keys or [], from_, file)
 
 
 @app.command()
@@ -164,13 +182,16 @@ def report(
 def model(
     weights: Annotated[Path, typer.Option(help="folder of a trained stage")],
     out: OutOption,
+    manifests: Annotated[
+        list[Path] | None, typer.Option(help="manifests of the stages in their order, for the model card")
+    ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Heun steps that `generate` takes unless told otherwise")] = 30,
     guidance: Annotated[float, typer.Option(min=0, help="guidance scale that `generate` takes unless told otherwise")] = 5.0,
 ) -> None:
-    """The trained model as a folder: safetensors and a config that names its frozen models."""
+    """The trained model as a folder: safetensors, a config that names its frozen models, and a model card."""
     from pipeline.export.trained import run
 
-    run(weights, out, steps=steps, guidance=guidance)
+    run(weights, out, steps=steps, guidance=guidance, manifests=manifests or [])
 
 
 @app.command()
@@ -249,6 +270,17 @@ def config(
         print(slice_for(load(*configfile), step, **wildcards))
     except (TypeError, KeyError) as error:
         raise UserError(f"config {step}: give --source or --stage as the step needs, and a name that exists ({error})") from error
+
+
+@app.command()
+def plan(
+    configfile: Annotated[list[Path], typer.Option(help="YAML files laid over config.yaml, each over the one before")] = [],  # noqa: B006
+    json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """What a run fetches, keeps, takes and costs, before it is started. Needs no network."""
+    from pipeline.plan.table import run
+
+    run(load("config.yaml", *configfile), json)
 
 
 @app.command()

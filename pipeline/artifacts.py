@@ -39,11 +39,24 @@ LEDGER = pa.schema(
         ("scores", pa.map_(pa.string(), pa.float32())),  # as the source gives them: nsfw, aesthetic, watermark …
     ]
 )
+TABLE = pa.schema(
+    [
+        ("id", pa.string()),  # names the sample; of archives the image's name, without folder and suffix
+        ("url", pa.string()),
+        ("captions", pa.list_(pa.string())),  # in the order of the config's columns
+        ("license", pa.string()),
+        ("sha256", pa.string()),
+        ("scores", pa.map_(pa.string(), pa.float32())),
+        ("note", pa.string()),  # what was passed over in the row
+        ("fault", pa.string()),  # why the row names no image, null if it does
+    ]
+)
 CAPTIONS = pa.schema(
     [
         ("key", pa.string()),
         ("caption", pa.string()),  # null where there is none
         ("captioner", pa.string()),  # null for a caption that came with the image
+        ("prompt", pa.int16()),  # place in captioning.prompts; null for a given caption or a captioner that takes none
         ("reason", pa.string()),  # why there is no caption, null if there is one
     ]
 )
@@ -53,6 +66,7 @@ INDEX = pa.schema(
         ("row", pa.int32()),  # row of the latents
         ("text", pa.int32()),  # first row of the text embeddings to choose among
         ("texts", pa.int16()),  # how many rows to choose among, 1 or more
+        ("given", pa.int16()),  # how many of these came with the image; they are before those that a model wrote
     ]
 )
 
@@ -67,23 +81,28 @@ def latents_schema(shape: tuple[int, int, int], info: dict[str, Any]) -> pa.Sche
 def text_schema(shape: tuple[int, int], info: dict[str, Any]) -> pa.Schema:
     """Rows of (key, tokens, length): fp16, L·Dt values; `length` counts the tokens before the padding.
 
-    With `padding` "drop" in `info` a row has length·Dt values, and readers fill up with zeros.
+    With `padding` "drop" in `info` a row has length·Dt values, and readers fill up with zeros. With `dtype` "int8" the
+    values are int8 and a column `scales`, fp16, has a value a token, by which its values are multiplied.
     """
-    values = pa.list_(pa.float16(), -1 if info.get("padding") == "drop" else int(np.prod(shape)))
+    drop, small = info.get("padding") == "drop", info.get("dtype") == "int8"
+    values = pa.list_(pa.int8() if small else pa.float16(), -1 if drop else int(np.prod(shape)))
+    columns = [("key", pa.string()), ("tokens", values), ("length", pa.int32())]
+    if small:
+        columns.append(("scales", pa.list_(pa.float16(), -1 if drop else shape[0])))
     metadata = {"shape": json.dumps(shape), "info": canonical_json(info)}
-    return pa.schema([("key", pa.string()), ("tokens", values), ("length", pa.int32())], metadata=metadata)
+    return pa.schema(columns, metadata=metadata)
 
 
-def fixed_size_list(values: np.ndarray) -> pa.FixedSizeListArray:
-    """[B, ...] float16 to one Arrow list a row, without a copy."""
-    flat = np.ascontiguousarray(values, dtype=np.float16).reshape(len(values), -1)
+def fixed_size_list(values: np.ndarray, dtype: type = np.float16) -> pa.FixedSizeListArray:
+    """[B, ...] of `dtype` to one Arrow list a row, without a copy."""
+    flat = np.ascontiguousarray(values, dtype=dtype).reshape(len(values), -1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
 
 
-def variable_list(values: Sequence[np.ndarray]) -> pa.ListArray:
-    """Float16 arrays of any sizes, at least one, to one Arrow list each."""
+def variable_list(values: Sequence[np.ndarray], dtype: type = np.float16) -> pa.ListArray:
+    """Arrays of `dtype` and any sizes, at least one, to one Arrow list each."""
     offsets = np.cumsum([0] + [value.size for value in values], dtype=np.int32)
-    flat = np.concatenate([np.asarray(value, dtype=np.float16).reshape(-1) for value in values])
+    flat = np.concatenate([np.asarray(value, dtype=dtype).reshape(-1) for value in values])
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
 
 

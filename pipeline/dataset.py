@@ -23,14 +23,21 @@ from pipeline.fingerprint import digest
 
 Reading = Literal["mapped", "read"]
 ADVICE = 1 << 20  # bytes; Linux cuts advice off at what the disk takes at once
+SCALES = "scales"  # column of files whose values are int8
 KEYS = pa.ipc.IpcReadOptions(included_fields=[0])  # nothing else of the file is read
 
 
 class Block(NamedTuple):
-    """Rows of a shard: row n is values[starts[n] : starts[n + 1]]."""
+    """Rows of a shard: row n is values[starts[n] : starts[n + 1]], with `scales` after `dequantised`."""
 
-    values: np.ndarray  # float16, all rows one after another
+    values: np.ndarray  # float16, or int8 with scales; all rows one after another
     starts: Sequence[int]
+    scales: np.ndarray | None = None  # float16, one a token
+
+    @property
+    def width(self) -> int:
+        """Values that share a scale."""
+        return len(self.values) // max(1, len(self.scales))
 
 
 class ArrowShard:
@@ -69,20 +76,20 @@ class ArrowShard:
     def block(self, number: int) -> Block:
         """Rows number · BLOCK_ROWS and on, in one read of the file."""
         with _readable(self.path):
-            rows = self._rows(self._source, number)
+            batch = self._batch(self._source, number)
             if self._source is not self._file:
-                self._read_ahead(rows.values.buffers()[1])
-            return self._values(rows)
+                self._read_ahead(batch.column(1).values.buffers()[1])
+            return self._block(batch)
 
     def row(self, index: int) -> np.ndarray:
         """One row [*shape], float16, filled up with zeros where it is shorter. Reads nothing of the other rows, which
         takes a map: from a file Arrow reads no less than a block."""
         number, inside = divmod(index, BLOCK_ROWS)
         with _readable(self.path):
-            values, starts = self._values(self._rows(self._map, number))
-            if inside >= len(starts) - 1:
+            block = self._block(self._batch(self._map, number))
+            if inside >= len(block.starts) - 1:
                 raise ValueError(f"has no row {index}")
-        row = values[starts[inside] : starts[inside + 1]]
+        row = dequantised(block, inside)
         missing = int(np.prod(self.shape)) - len(row)
         return (np.pad(row, (0, missing)) if missing else row).reshape(self.shape)
 
@@ -91,7 +98,7 @@ class ArrowShard:
         """The whole file. Views keep it alive. Arrow's own map would ask for all of a block where one row is wanted."""
         return pa.py_buffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
 
-    def _rows(self, source: pa.Buffer | pa.NativeFile, number: int) -> pa.ListArray | pa.FixedSizeListArray:
+    def _batch(self, source: pa.Buffer | pa.NativeFile, number: int) -> pa.RecordBatch:
         batch = pa.ipc.open_file(source).get_batch(number)  # a reader a call: threads may share files, but not readers
         if len(batch) > BLOCK_ROWS or (len(batch) < BLOCK_ROWS and number < self.blocks - 1):
             raise ValueError(f"record batch {number} has {len(batch)} rows, not {BLOCK_ROWS}")
@@ -100,17 +107,21 @@ class ArrowShard:
         values = rows.values.buffers()[1]
         if values.size and values.parent is None:  # not a part of what was read
             raise ValueError("is compressed")
-        return rows
+        return batch
 
-    def _values(self, rows: pa.ListArray | pa.FixedSizeListArray) -> Block:
-        if rows.null_count:
-            raise ValueError("has rows without values")
-        variable = pa.types.is_list(rows.type)
-        starts = rows.offsets.to_numpy() if variable else np.arange(len(rows) + 1) * rows.type.list_size
-        lengths, width = np.diff(starts), int(np.prod(self.shape))
+    def _block(self, batch: pa.RecordBatch) -> Block:
+        rows, width = batch.column(1), int(np.prod(self.shape))
+        starts = _starts(rows)
+        lengths = np.diff(starts)
         if (lengths < 0).any() or (lengths > width).any():
             raise ValueError(f"has a row of more than {width} values")
-        return Block(rows.values.to_numpy(), starts.tolist())
+        if rows.type.value_type == pa.float16():
+            return Block(rows.values.to_numpy(), starts.tolist())
+        scales = batch.column(SCALES)
+        scales.validate()
+        if not np.array_equal(_starts(scales) * self.shape[-1], starts):
+            raise ValueError("has a token without its scale")
+        return Block(rows.values.to_numpy(), starts.tolist(), scales.values.to_numpy())
 
     def _read_ahead(self, values: pa.Buffer) -> None:
         """Ask the kernel for all of a block's values, so that a cold disk reads them in one go."""
@@ -120,12 +131,30 @@ class ArrowShard:
                 os.posix_fadvise(self._file.fileno(), offset, ADVICE, os.POSIX_FADV_WILLNEED)
 
 
+def _starts(rows: pa.ListArray | pa.FixedSizeListArray) -> np.ndarray:
+    """Where each row begins among the values of all, and where the last one ends."""
+    if rows.null_count:
+        raise ValueError("has rows without values")
+    return rows.offsets.to_numpy() if pa.types.is_list(rows.type) else np.arange(len(rows) + 1) * rows.type.list_size
+
+
+def dequantised(block: Block, row: int) -> np.ndarray:
+    """Values of a row, float16."""
+    start, end = block.starts[row : row + 2]
+    if block.scales is None:
+        return block.values[start:end]
+    width = block.width
+    scales = block.scales[start // width : end // width].astype(np.float32)  # a product is rounded once
+    return (block.values[start:end].reshape(-1, width) * scales[:, None]).astype(np.float16).reshape(-1)
+
+
 def _check(schema: pa.Schema, column: str) -> None:
     if schema.names[:2] != ["key", column]:
         raise ValueError(f"columns {schema.names}, not key and {column}")
     kind = schema.types[1]
-    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)) or kind.value_type != pa.float16():
-        raise ValueError(f"{column} is {kind}, not lists of float16")
+    name, wanted = ("int8", pa.int8()) if SCALES in schema.names else ("float16", pa.float16())
+    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)) or kind.value_type != wanted:
+        raise ValueError(f"{column} is {kind}, not lists of {name}")
 
 
 @contextmanager
@@ -143,6 +172,7 @@ class Index(NamedTuple):
     row: np.ndarray  # int32, row of the latents
     text: np.ndarray  # int32, first row of the text embeddings to choose among
     texts: np.ndarray  # int16, how many
+    given: np.ndarray  # int16, how many of these came with the image, before those that a model wrote
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -77,6 +77,7 @@ def progress(what: str, total: int, unit: str = "images", initial: int = 0, show
         disable=not shown,
         unit=f" {unit}",
         file=sys.stderr if terminal else _Lines(sys.stderr),
+        position=None if terminal else 0,  # one within another moves the cursor, which is no line of a log
         mininterval=0.2 if terminal else 5.0,
         bar_format="{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {remaining} left{postfix}",
         dynamic_ncols=terminal,

@@ -64,7 +64,7 @@ def write_manifest(folder: Path, px: int, side: int, latents=None) -> Path:
                 "text": write_arrow(folder / f"text{number}.arrow", schemas[1], text_columns),
             }
         )
-    index = [(number, row, row, 1) for number, rows in enumerate(ROWS) for row in range(rows)]
+    index = [(number, row, row, 1, 1) for number, rows in enumerate(ROWS) for row in range(rows)]
     files = {"index": write_index(folder / "index.arrow", index[:TRAINED])}
     files["validation"] = write_index(folder / "validation.arrow", index[TRAINED:])
     manifest = {"kind": "manifest", "info": {}, "stage": "toy", "px": px, "samples": TRAINED, "shards": shards, "counts": {}}
@@ -188,7 +188,7 @@ class Trainer:
         work.mkdir(parents=True, exist_ok=True)
         settings = self.folder / name / "settings.json"
         intervals = dict(device="cpu", checkpoint_every_images=48, log_every_images=96, samples_every_images=240)
-        sections = {"runtime": intervals | runtime, "validation": {}, "report": {}} | (sections or {})
+        sections = {"runtime": intervals | runtime, "validation": {}, "report": {}, "sources": {}} | (sections or {})
         with artifacts.atomic(settings) as temporary:  # another process of the same job may be reading it
             temporary.write_text(json.dumps(sections))
         config = slice_.model_copy(update={"vae": str(self._vae)}).to_json()

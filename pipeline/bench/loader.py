@@ -109,7 +109,8 @@ class _BareRead:
         numbers = range(min(len(manifest.shards), self.FILES))
         shards = [[of(number) for number in numbers] for of in (manifest.latents, manifest.text)]
         self._rows = [[row for shard in column for row in _rows(shard)] for column in shards]
-        self._out = [np.empty((batch, int(np.prod(shape))), np.float16) for shape in (manifest.latent_shape, manifest.text_shape)]
+        shapes = zip(self._rows, (manifest.latent_shape, manifest.text_shape), strict=True)
+        self._out = [np.empty((batch, int(np.prod(shape))), rows[0].dtype) for rows, shape in shapes]
         self._batch, self._count = batch, count
 
     def __call__(self, turn: int) -> None:
@@ -124,7 +125,7 @@ class _BareRead:
 
 def _rows(shard: ArrowShard) -> Iterator[np.ndarray]:
     for number in range(shard.blocks):
-        values, starts = shard.block(number)
+        values, starts, _ = shard.block(number)
         yield from (values[start:end] for start, end in pairwise(starts))
 
 
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--latent", type=int, nargs=3, default=(4, 32, 32), help="channels, height, width")
     parser.add_argument("--text", type=int, nargs=2, default=(77, 1024), help="tokens, width")
     parser.add_argument("--padding", choices=("attend", "drop"), default="attend", help="`drop`: text of any length")
+    parser.add_argument("--storage", choices=("float16", "int8"), default="float16", help="how the text is stored")
     parser.add_argument("--batch", type=int, default=2048, help="samples a batch")
     parser.add_argument("--samples", type=int, default=40_960, help="samples a round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement; the best counts")
@@ -159,6 +161,7 @@ def _manifest(options: argparse.Namespace) -> Iterator[Path]:
         latent=tuple(options.latent),
         text=tuple(options.text),
         padding=options.padding,
+        storage=options.storage,
     )
     folder = Path(tempfile.mkdtemp(prefix="loader-", dir=options.folder))
     try:

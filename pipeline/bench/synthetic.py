@@ -26,8 +26,9 @@ ONE = 0x3C00  # bits of 1.0 in float16; all below are finite
 @dataclass(frozen=True)
 class DataSet:
     """What to make. `rows` samples in `shards` of the same size; with `files` there are only so many different shards,
-    so that millions of rows fit on a disk. Sample n of a shard has 1 + n % captions captions; `kept` is the share of the
-    rows that the index names, `held_out` how many it leaves to validation; sources share out the shards.
+    so that millions of rows fit on a disk. Sample n of a shard has 1 + n % captions captions, one of them given; `kept`
+    is the share of the rows that the index names, `held_out` how many it leaves to validation; sources share out the
+    shards.
     """
 
     rows: int = 16384
@@ -37,6 +38,7 @@ class DataSet:
     files: int | None = None
     captions: int = 1
     padding: str = "attend"
+    storage: str = "float16"  # of the text, or int8
     kept: float = 1.0
     held_out: int = 0
     sources: tuple[str, ...] = ("synthetic",)
@@ -81,7 +83,7 @@ class DataSet:
 
     def _index(self) -> dict[str, np.ndarray]:
         texts = self._texts()
-        one = {"row": np.arange(self.shard_rows), "text": np.cumsum(texts) - texts, "texts": texts}
+        one = {"row": np.arange(self.shard_rows), "text": np.cumsum(texts) - texts, "texts": texts, "given": texts > 0}
         columns = {"shard": np.repeat(np.arange(self.shards, dtype=np.int32), self.shard_rows)}
         columns |= {name: np.tile(values.astype(np.int32), self.shards) for name, values in one.items()}
         if self.kept < 1:
@@ -94,8 +96,8 @@ class DataSet:
 
     def _write_shard(self, folder: Path, number: int) -> dict[str, Any]:
         random = np.random.default_rng([2, number])
-        drop, texts = self.padding == "drop", int(self._texts().sum())
-        schema = text_schema(self.text, {"padding": "drop"} if drop else {})
+        texts = int(self._texts().sum())
+        schema = text_schema(self.text, {"padding": self.padding, "dtype": self.storage})
         latents = _write_blocks(folder / f"latents-{number}.arrow", latents_schema(self.latent, {}), self.shard_rows, random)
         return {"latents": latents, "text": _write_blocks(folder / f"text-{number}.arrow", schema, texts, random)}
 
@@ -103,16 +105,24 @@ class DataSet:
 def _write_blocks(path: Path, schema: pa.Schema, rows: int, random: np.random.Generator) -> dict[str, Any]:
     """Random rows, in record batches as encode writes them."""
     shape = json.loads(schema.metadata[b"shape"])
-    variable = pa.types.is_list(schema.types[1])
+    variable, small = pa.types.is_list(schema.types[1]), "scales" in schema.names
     with atomic(path) as temporary, pa.ipc.new_file(str(temporary), schema) as sink:
         for first in range(0, rows, BLOCK_ROWS):
             count = min(BLOCK_ROWS, rows - first)
             lengths = random.integers(1, shape[0] + 1, count) if variable else np.full(count, shape[0])
             values = random.integers(0, ONE, (count, *shape), np.uint16).view(np.float16)
-            values = variable_list([v[:n] for v, n in zip(values, lengths, strict=True)]) if variable else fixed_size_list(values)
-            columns = [pa.array([str(first + n) for n in range(count)]), values, pa.array(lengths, pa.int32())]
+            scales = [random.integers(0, ONE, (count, shape[0]), np.uint16).view(np.float16)] if small else []
+            values = values.view(np.int8)[..., ::2] if small else values
+            values, *scales = (_lists(part, lengths, variable) for part in (values, *scales))
+            columns = [pa.array([str(first + n) for n in range(count)]), values, pa.array(lengths, pa.int32()), *scales]
             sink.write_batch(pa.record_batch(columns[: len(schema)], schema=schema))
     return {"path": path.name, "sha256": ""}  # nothing that reads these files asks for it
+
+
+def _lists(values: np.ndarray, lengths: np.ndarray, variable: bool) -> pa.Array:
+    if not variable:
+        return fixed_size_list(values, values.dtype)
+    return variable_list([row[:length] for row, length in zip(values, lengths, strict=True)], values.dtype)
 
 
 def _write_index(columns: dict[str, np.ndarray], path: Path) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from pydantic.fields import FieldInfo
 from pipeline.config import schema
 from pipeline.config.fields import Section
 from pipeline.config.schema import Config
-from pipeline.config.sources import KINDS, Columns
+from pipeline.config.sources import KINDS, Columns, Expect
 from pipeline.fingerprint import ROOT
 
 SECTIONS: list[tuple[str, type[Section]]] = [
     ("models", schema.FrozenModels),
     *[(f"sources.NAME, kind {kind}", cls) for kind, cls in KINDS.items()],
     ("sources.NAME.columns", Columns),
+    ("sources.NAME.expect", Expect),
     ("captioning", schema.Captioning),
     ("filters", schema.Filters),
     ("filters.scores.NAME", schema.Range),
@@ -35,6 +36,7 @@ SECTIONS: list[tuple[str, type[Section]]] = [
     ("runtime", schema.Runtime),
     ("runtime.downloads", schema.Downloads),
     ("report", schema.Report),
+    ("plan", schema.Plan),
 ]
 INTRO = """# Configuration keys
 

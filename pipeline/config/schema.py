@@ -264,6 +264,24 @@ class Report(Section):
     device_name: str | None = report(None, "name of the device in the cost table; null: as found")
 
 
+class Plan(Section):
+    """What `python -m pipeline plan` reckons with. Measure your own: `python -m pipeline bench`, and the logs of a small run."""
+
+    peak_tflops: float = report(989.0, "peak of one GPU in training; an H100's in bfloat16", gt=0)
+    train_share: float = report(0.185, "share of the peak that training reaches; the paper's run reached 18.5 %", gt=0, le=1)
+    captions_per_second: float = report(20.0, "images that one GPU captions a second", gt=0)
+    encodes_per_second: float = report(
+        500.0, "images of 256 px that one GPU turns into latents a second; other sizes by their pixels", gt=0
+    )
+    texts_per_second: float = report(5000.0, "captions that one GPU embeds a second", gt=0)
+    fetch_mb_per_second: float = report(500.0, "10^6 bytes that arrive a second, over all jobs", gt=0)
+    stored_kb: float = report(110.0, "10^3 bytes of a stored image of 512 px; others by their pixels", gt=0)
+    latent_channels: int = report(4, "channels of the latents, for a VAE that is not on this machine", ge=1)
+    latent_factor: int = report(8, "pixels a latent pixel spans, for the same", ge=1)
+    text_tokens: int = report(77, "tokens of a caption, for a text encoder that is not on this machine", ge=1)
+    text_width: int = report(1024, "width of a token, for the same", ge=1)
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -279,6 +297,7 @@ class Config(Section):
     validation: Validation = result(Validation(), "the validation loss while training")
     evaluation: Evaluation = result(doc="the final evaluation")
     runtime: Runtime = runtime(Runtime(), "how to run")
+    plan: Plan = report(Plan(), "what `python -m pipeline plan` reckons with")
     report: Report = report(Report(), "what is shown")
 
     @model_validator(mode="after")

@@ -11,7 +11,15 @@ from typing import Annotated, ClassVar, Literal, get_args
 from braceexpand import braceexpand
 from pydantic import Field, model_validator
 
-from pipeline.config.fields import Name, Section, result, runtime
+from pipeline.config.fields import Name, Section, report, result, runtime
+
+
+class Expect(Section):
+    """What `python -m pipeline plan` takes for granted of a source, before anything of it is there."""
+
+    images: int | None = report(None, "images of the whole source", ge=0)
+    gigabytes: float | None = report(None, "10^9 bytes to fetch for the whole source; null: none, its files are here", ge=0)
+    usable: float = report(1.0, "share of its images that reaches training, from experience", ge=0, le=1)
 
 
 class Source(Section):
@@ -52,12 +60,15 @@ class Source(Section):
         ge=0,
         le=1,
     )
+    expect: Expect = report(Expect(), "for `python -m pipeline plan`")
 
 
 class Columns(Section):
     """Names of a table's columns. A dot leads into a nested one."""
 
-    id: str | None = result(None, "what names a sample; an image in an archive is found by it; null: its place in the table")
+    id: str | None = result(
+        None, "what names a sample; an image in an archive is found by it; null: a hash of its URL, or its place in the file"
+    )
     url: str = result("url", "where the image is; for url_list")
     image: str = result("image", "the image itself; for hf_parquet")
     captions: list[str] = result(["caption"], "captions, or lists of them, the first that is there is used")

@@ -10,12 +10,14 @@ from typing import Any
 
 from pipeline.artifacts import Sidecar, read_sidecar, write_json
 from pipeline.config.steps import EncodeSlice, Settings
-from pipeline.encode.latents import latents_target, write_latents
 from pipeline.encode.samples import captions_of, image_keys
-from pipeline.encode.text import text_target, write_text
+from pipeline.encode.shards import Target
+from pipeline.encode.targets import latents_facts, latents_target, text_target
+from pipeline.frozen.families import computed_in
 from pipeline.frozen.models import identity
 
-TEXT_FACTS = ("shape", "bad_rows", "padding", "tokens_stored", "tokens_padded")  # the last three where padding is dropped
+LATENTS_FACTS = ("shape", "scaling_factor", "shift_factor", "posterior", "bad_rows")
+TEXT_FACTS = ("shape", "bad_rows", "padding", "tokens_stored", "tokens_padded", "computed_in")
 
 
 def run(slice_: EncodeSlice, settings: Settings, images: Path, captions: Path, latents: Path, text: Path, out: Path) -> None:
@@ -25,32 +27,46 @@ def run(slice_: EncodeSlice, settings: Settings, images: Path, captions: Path, l
     vae, encoder = identity(slice_.vae), identity(slice_.text_encoder)
 
     wanted = text_target(text, out.stem, slice_, encoder, captioned)
-    made_text = wanted.existing() or write_text(wanted, encoder, slice_, settings, keys, texts)
-
-    targets = {px: latents_target(latents, out.stem, px, vae, slice_.seed, pictures) for px in slice_.resolutions}
+    targets = {px: latents_target(latents, out.stem, px, vae, slice_, pictures) for px in slice_.resolutions}
+    made_text = wanted.existing() or _write_text(wanted, encoder, slice_, settings, keys, texts)
     made = {px: found for px, target in targets.items() if (found := target.existing())}
     if missing := {px: target for px, target in targets.items() if px not in made}:
-        made |= write_latents(missing, vae, slice_, settings, pictures, image_keys(keys))
+        made |= _write_latents(missing, vae, slice_, settings, pictures, image_keys(keys))
     inputs = {"images": _input(pictures, "images", out.parent), "captions": _input(captioned, "captions", out.parent)}
-    models = {"vae": vae, "text_encoder": encoder}
-    _write_sidecar(out, {px: made[px] for px in slice_.resolutions}, made_text, {**inputs, **models})
+    facts = {**inputs, "vae": vae, "text_encoder": encoder}
+    _write_sidecar(out, slice_, {px: made[px] for px in slice_.resolutions}, made_text, facts)
 
 
-def _write_sidecar(out: Path, latents: dict[int, Sidecar], text: Sidecar, facts: dict[str, Any]) -> None:
+def _write_text(target: Target, model: dict[str, Any], *arguments: Any) -> Sidecar:
+    from pipeline.encode.text import write_text  # torch, which a shard that is done does not need
+
+    return write_text(target, model, *arguments)
+
+
+def _write_latents(targets: dict[int, Target], model: dict[str, Any], slice_: EncodeSlice, *arguments: Any) -> dict[int, Sidecar]:
+    from pipeline.encode.latents import write_latents
+
+    return write_latents(targets, {"model": model, **latents_facts(model, slice_)}, slice_, *arguments)
+
+
+def _write_sidecar(out: Path, slice_: EncodeSlice, latents: dict[int, Sidecar], text: Sidecar, facts: dict[str, Any]) -> None:
     files = {"text": _moved(text, "text", out.parent)}
     files |= {f"latents-{px}": _moved(made, "latents", out.parent) for px, made in latents.items()}
+    # Said where models.dtype is not the default: an autoencoder may ask for another.
+    dtypes = {} if slice_.dtype == "float32" else {"computed_in": computed_in(slice_.vae, slice_.dtype)}
+    storage = {} if slice_.text_storage == "float16" else {"storage": slice_.text_storage}
     info = {
         "source": out.parent.name,
         "shard": out.stem,
         **facts,
-        "latents": {str(px): _facts(made, "shape", "scaling_factor", "bad_rows") for px, made in latents.items()},
-        "text": {"padding": "attend", **_facts(text, *(name for name in TEXT_FACTS if name in text.info))},
+        "latents": {str(px): {**_facts(made, LATENTS_FACTS), **dtypes} for px, made in latents.items()},
+        "text": {"padding": "attend", **_facts(text, TEXT_FACTS), **storage},
     }
     write_json(out, {"kind": "encoded", "files": files, "info": info})
 
 
-def _facts(made: Sidecar, *names: str) -> dict[str, Any]:
-    return {name: made.info[name] for name in names}
+def _facts(made: Sidecar, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: made.info[name] for name in names if name in made.info}
 
 
 def _input(sidecar: Sidecar, name: str, folder: Path) -> dict[str, str]:

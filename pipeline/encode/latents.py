@@ -1,98 +1,109 @@
 """VAE latents of a shard at every resolution that is missing, from one reading of its images."""
 
 import hashlib
-import itertools
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+import torch
+from torch import Tensor
 
 from pipeline.artifacts import Sidecar, latents_schema
-from pipeline.encode.samples import images_of
+from pipeline.diffusion.noise import normals
+from pipeline.encode.decoding import Decoder, workers_for
+from pipeline.encode.overlap import Behind, Clock
+from pipeline.encode.samples import samples_of
 from pipeline.encode.shards import Bad, BlockWriter, Target, block_writer, to_half
 from pipeline.errors import UserError
-from pipeline.frozen.models import short_id
-from pipeline.frozen.pixels import CROP, square, unit_tensor
+from pipeline.frozen.pixels import CROP, signed
+from pipeline.frozen.vae import Vae, load_vae
 from pipeline.runtime import pick_device, progress
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
     from pipeline.config.steps import EncodeSlice, Settings
-    from pipeline.frozen.vae import Vae
 
 PURPOSE = "vae-posterior"
 
 
-def latents_target(folder: Path, shard: str, px: int, model: dict[str, Any], seed: int, images: Sidecar) -> Target:
-    """{folder}/{px}-{id}/{shard}.arrow, the id from the model and all that decides its output."""
-    name = f"{px}-{short_id(model, dtype='float16', crop=CROP, seed=seed)}"
-    return Target(folder / name / f"{shard}.arrow", "latents", images.sha256("images"))
-
-
 class Resolution:
-    """The latents of one shard at one resolution, while they are made."""
+    """The latents of one shard at one resolution, while they are made. With a `seed` among the `facts` they are samples of
+    the posterior, else its mean, or what an autoencoder without one gives."""
 
-    def __init__(self, target: Target, px: int, vae: "Vae", facts: dict[str, Any]) -> None:
+    def __init__(self, target: Target, px: int, vae: Vae, facts: dict[str, Any]) -> None:
+        self.px = px
         self.shape = (vae.channels, px // vae.factor, px // vae.factor)
-        self._target, self._px, self._vae = target, px, vae
-        self._facts = {**facts, "px": px, "dtype": "float16", "crop": CROP, "scaling_factor": vae.scaling}
+        self._target, self._vae, self._seed = target, vae, facts.get("seed")
+        shift = {"shift_factor": vae.shift} if vae.shift else {}
+        self._facts = {**facts, "px": px, "dtype": "float16", "crop": CROP, "scaling_factor": vae.scaling, **shift}
         self._bad: Bad = {}
+        self._rows = 0
 
-    def open(self) -> AbstractContextManager[BlockWriter]:
-        return block_writer(self._target, latents_schema(self.shape, self._facts))
+    def open(self, stack: ExitStack) -> None:
+        self._writer: BlockWriter = stack.enter_context(block_writer(self._target, latents_schema(self.shape, self._facts)))
 
-    def add(self, writer: BlockWriter, pictures: list[Image.Image], keys: list[str], first_row: int) -> None:
-        """Encode a batch. A latent depends on its image and key, not on its batch."""
-        images = unit_tensor([square(picture, self._px) for picture in pictures]) * 2 - 1
-        noise = posterior_noise(self._facts["seed"], keys, self.shape, self._vae.device)
-        half, bad = to_half(self._vae.encode(images, noise).cpu().numpy(), first_row)
-        writer.add(keys, half)
+    def encode(self, pixels: "np.ndarray", keys: list[str]) -> Tensor:
+        """uint8 [B, px, px, 3] to latents [B, C, h, w] on the device. A latent depends on its image and key alone."""
+        images, device = signed(pixels, self._vae.device), self._vae.device
+        return self._vae.encode(images, None if self._seed is None else posterior_noise(self._seed, keys, self.shape, device))
+
+    def write(self, latents: Tensor, keys: list[str]) -> None:
+        """In fp16, from wherever they are."""
+        half, bad = to_half(latents, self._rows)
+        self._writer.add(keys, half.cpu().numpy())
         self._bad |= bad
+        self._rows += len(keys)
 
-    def describe(self, rows: int) -> Sidecar:
-        return self._target.describe(rows, self.shape, self._bad, self._facts)
+    def describe(self) -> Sidecar:
+        return self._target.describe(self._rows, self.shape, self._bad, self._facts)
 
 
 def write_latents(
     targets: dict[int, Target],
-    model: dict[str, Any],
+    facts: dict[str, Any],
     slice_: "EncodeSlice",
     settings: "Settings",
     images: Sidecar,
     keys: list[str],
 ) -> dict[int, Sidecar]:
-    """Encode the shard's images at each px of `targets`. Raises: UserError if the VAE does not divide a px."""
-    from pipeline.frozen.vae import load_vae
+    """Encode the shard's images at each px of `targets`. `facts` name the model, and the seed where the posterior is
+    sampled. Raises: UserError if the VAE does not divide a px."""
+    runtime = settings.runtime
+    vae = load_vae(slice_.vae, pick_device(runtime.device), getattr(torch, slice_.dtype))
+    made = resolutions(targets, vae, facts, slice_.vae)
+    with Decoder(workers_for(runtime.decode_workers, len(keys))) as decoder:
+        encode_shard(list(made.values()), decoder, images, keys, runtime.encode_batch, Clock())
+    return {px: resolution.describe() for px, resolution in made.items()}
 
-    vae = load_vae(slice_.vae, pick_device(settings.runtime.device))
+
+def resolutions(targets: dict[int, Target], vae: Vae, facts: dict[str, Any], ref: str) -> dict[int, Resolution]:
+    """Raises: UserError if the VAE does not divide a px."""
     for px in targets:
         if px % vae.factor:
-            raise UserError(f"stages: px {px} is no multiple of {vae.factor}, by which model '{slice_.vae}' divides a side")
-    made = {px: Resolution(target, px, vae, {"model": model, "seed": slice_.seed}) for px, target in targets.items()}
-    _encode(list(made.values()), images_of(images.file("images"), keys), keys, settings.runtime.encode_batch)
-    return {px: resolution.describe(len(keys)) for px, resolution in made.items()}
+            raise UserError(f"stages: px {px} is no multiple of {vae.factor}, by which model '{ref}' divides a side")
+    return {px: Resolution(target, px, vae, facts) for px, target in targets.items()}
 
 
-def _encode(resolutions: list[Resolution], pictures: Iterator[Image.Image], keys: list[str], size: int) -> None:
-    with ExitStack() as stack, progress("latents", len(keys)) as bar:
-        writers = [stack.enter_context(resolution.open()) for resolution in resolutions]
-        done = 0
-        while batch := list(itertools.islice(pictures, size)):  # to the end, where the reader compares the counts
-            for resolution, writer in zip(resolutions, writers, strict=True):
-                resolution.add(writer, batch, keys[done : done + len(batch)], done)
-            done += len(batch)
-            bar.update(len(batch))
+def encode_shard(made: list[Resolution], decoder: Decoder, images: Sidecar, keys: list[str], batch: int, clock: Clock) -> None:
+    """Decode, encode and write a shard, all three at once. `clock` is told what the encoding thread does."""
+    tar, sizes = images.file("images"), [resolution.px for resolution in made]
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress(f"latents {images.path.stem}", len(keys)))
+        for resolution in made:
+            resolution.open(stack)
+        behind = stack.enter_context(Behind())
+        for squares in clock.waited("decoding", decoder.batches(tar, samples_of(tar, keys), sizes, batch)):
+            for resolution in made:
+                with clock("encoding"):
+                    latents = resolution.encode(squares.pixels[resolution.px], squares.keys)
+                with clock("writing"):
+                    behind(resolution.write, latents, squares.keys)
+            bar.set_postfix_str(f"waits for images {clock.share('decoding'):.0%}", refresh=False)
+            bar.update(len(squares.keys))
 
 
-def posterior_noise(seed: int, keys: list[str], shape: tuple[int, int, int], device: "torch.device") -> "torch.Tensor":
+def posterior_noise(seed: int, keys: list[str], shape: tuple[int, int, int], device: torch.device) -> Tensor:
     """Standard normals [B, C, h, w], each sample's own: addressed by a hash of its key."""
-    import torch
-
-    from pipeline.diffusion.noise import normals
-
     positions = torch.tensor([key_position(key) for key in keys], dtype=torch.int64)
     return normals(seed, PURPOSE, positions, shape[0] * shape[1] * shape[2], device).reshape(-1, *shape)
 

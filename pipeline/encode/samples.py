@@ -1,6 +1,5 @@
 """Reading a shard: its images with webdataset, its captions from the table beside them."""
 
-import io
 import itertools
 import json
 import tarfile
@@ -8,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from PIL import Image
 
 from pipeline.artifacts import Sidecar
 from pipeline.errors import UserError
@@ -33,17 +31,17 @@ def image_keys(keys: list[str]) -> list[str]:
     return [key for key, _ in itertools.groupby(keys)]
 
 
-def images_of(tar: Path, keys: list[str]) -> Iterator[Image.Image]:
-    """The decoded RGB images of a shard, in its order.
+def samples_of(tar: Path, keys: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Keys and encoded images of a shard, in its order.
 
-    Raises: UserError if the keys are not `keys`, or the shard or an image in it cannot be read.
+    Raises: UserError if the keys are not `keys`, or the shard cannot be read.
     """
     row = -1
     for row, sample in enumerate(_samples(tar)):
         key = json.loads(sample["json"])["key"]
         if row >= len(keys) or key != keys[row]:
             raise UserError(f"{tar}: row {row} is '{key}', but the captions are of other images; run caption again")
-        yield _decode(sample, tar, key)
+        yield key, sample["jpg"] if "jpg" in sample else sample["png"]
     if row + 1 != len(keys):
         raise UserError(f"{tar}: {row + 1} images, but {len(keys)} captions; run collect and caption again")
 
@@ -57,11 +55,3 @@ def _samples(tar: Path) -> Iterator[dict[str, bytes]]:
         yield from shard
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{tar}: cannot be read ({error}); the shard is damaged, collect it again") from error
-
-
-def _decode(sample: dict[str, bytes], tar: Path, key: str) -> Image.Image:
-    data = sample["jpg"] if "jpg" in sample else sample["png"]
-    try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except OSError as error:
-        raise UserError(f"{tar}: image '{key}' does not decode ({error}); the shard is damaged, collect it again") from error

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,11 @@ import pyarrow as pa
 from pipeline.artifacts import BLOCK_ROWS, Sidecar, atomic, fixed_size_list, read_sidecar, variable_list, write_sidecar
 from pipeline.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Bad = dict[str, str]  # row number -> why the row holds zeros
+INT8_MAX = 127
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class BlockWriter:
         self._columns: list[list[Any]] = [[] for _ in schema]
 
     def add(self, *columns: Sequence[Any]) -> None:
-        """Rows, a sequence a column; float16 arrays [B, ...] for lists, or B arrays where lists differ in length."""
+        """Rows, a sequence a column; arrays [B, ...] for lists, or B arrays where lists differ in length."""
         for column, values in zip(self._columns, columns, strict=True):
             column.extend(values)
         while len(self._columns[0]) >= BLOCK_ROWS:
@@ -67,8 +71,10 @@ class BlockWriter:
 
 def _array(field: pa.Field, values: list[Any]) -> pa.Array:
     if pa.types.is_fixed_size_list(field.type):
-        return fixed_size_list(np.stack(values))
-    return variable_list(values) if pa.types.is_list(field.type) else pa.array(values, field.type)
+        return fixed_size_list(np.stack(values), field.type.value_type.to_pandas_dtype())
+    if pa.types.is_list(field.type):
+        return variable_list(values, field.type.value_type.to_pandas_dtype())
+    return pa.array(values, field.type)
 
 
 @contextmanager
@@ -81,11 +87,22 @@ def block_writer(target: Target, schema: pa.Schema) -> Iterator[BlockWriter]:
         writer.flush(BLOCK_ROWS)
 
 
-def to_half(values: np.ndarray, first_row: int) -> tuple[np.ndarray, Bad]:
+def to_half(values: "Tensor", first_row: int) -> tuple["Tensor", Bad]:
     """[B, ...] float32 to float16. Rows that have no finite fp16 values become zeros and are named with the reason."""
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    axes = tuple(range(1, values.ndim))
-    finite, fits = np.isfinite(values).all(axes), np.isfinite(half).all(axes)
-    half[~fits] = 0
-    return half, {str(first_row + row): "fp16_overflow" if finite[row] else "not_finite" for row in np.flatnonzero(~fits)}
+    half = values.half()
+    finite, fits = (numbers.isfinite().flatten(1).all(1) for numbers in (values, half))
+    finite, wrong = finite.cpu().numpy(), (~fits).cpu().numpy()
+    if wrong.any():
+        half[~fits] = 0
+    return half, {str(first_row + row): "fp16_overflow" if finite[row] else "not_finite" for row in np.flatnonzero(wrong)}
+
+
+def to_int8(half: "Tensor") -> tuple["Tensor", "Tensor"]:
+    """Text [B, L, Dt] float16 to int8 of the same shape and scales [B, L] float16, one a token: value ≈ int8 · scale.
+
+    Symmetric: the largest value of a token becomes ±127, and zero stays zero.
+    """
+    values = half.float()
+    scales = (values.abs().amax(-1) / INT8_MAX).half()
+    divisors = scales.float()[:, :, None]
+    return (values / divisors.where(divisors > 0, 1)).round().clamp(-INT8_MAX, INT8_MAX).char(), scales

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.export.layout import check_state
 from pipeline.model import MicroDiTConfig
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
 class ModelFolder(NamedTuple):
@@ -26,9 +26,15 @@ class ModelFolder(NamedTuple):
 
 
 def save_model_folder(
-    folder: Path | str, config: MicroDiTConfig, state: dict[str, Tensor], info: dict[str, Any], edm: EDM | None = None
+    folder: Path | str,
+    config: MicroDiTConfig,
+    state: dict[str, Tensor],
+    info: dict[str, Any],
+    edm: EDM | None = None,
+    card: str | None = None,
 ) -> None:
-    """Write the weights, then config.json = {"model", "diffusion", ...info}: a folder that has it is whole.
+    """Write the weights, the `card` as README.md if there is one, then config.json = {"model", "diffusion", ...info}: a
+    folder that has it is whole.
 
     Raises UserError if the tensors do not fit the configuration.
     """
@@ -40,6 +46,9 @@ def save_model_folder(
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         save_file(tensors, temporary, metadata={"format": "pt"})
         temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+    if card is not None:
+        with atomic(folder / CARD) as temporary:
+            temporary.write_text(card, encoding="utf-8")
     write_json(folder / CONFIG, {"model": config.to_dict(), "diffusion": (edm or EDM()).to_dict(), **info})
 
 

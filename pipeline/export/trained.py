@@ -1,5 +1,6 @@
 """Model folders out of a trained stage or an official checkpoint, and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.config.schema import ModelRef
 from pipeline.diffusion import EDM
 from pipeline.errors import UserError
 from pipeline.export import official
+from pipeline.export.card import model_card
 from pipeline.export.folder import load_model_folder, save_model_folder
 from pipeline.model import MicroDiTConfig
 
@@ -19,10 +21,11 @@ OFFICIAL_FACTOR = 8  # pixels a latent pixel spans in the autoencoders of all of
 PAPER_SAMPLER = {"steps": 30, "guidance": 5.0}
 
 
-def run(weights: Path, out: Path, *, steps: int, guidance: float) -> None:
-    """The averaged weights of a finished stage as the model folder `out`: model.safetensors and a config.json with the
-    architecture, the noise levels, the resolution, the frozen models, the sampler's settings (`steps`, `guidance`) that
-    `generate` takes unless told otherwise, and where the weights came from.
+def run(weights: Path, out: Path, *, steps: int, guidance: float, manifests: Sequence[Path] = ()) -> None:
+    """The averaged weights of a finished stage as the model folder `out`: model.safetensors, a README.md that says what
+    it is and, from the stages' manifests, what it was trained on, and a config.json with the architecture, the noise
+    levels, the resolution, the frozen models, the sampler's settings (`steps`, `guidance`) that `generate` takes unless
+    told otherwise, and where the weights came from.
 
     Raises: UserError naming the file that is missing or does not fit.
     """
@@ -36,7 +39,7 @@ def run(weights: Path, out: Path, *, steps: int, guidance: float) -> None:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: not readable ({error}); train that stage again") from error
-    save_model_folder(out, config, state, info, edm)
+    save_model_folder(out, config, state, info, edm, model_card(config, info, manifests))
 
 
 def _provenance(card: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.frozen.models import load_part, load_tokenizer, load_weights, locate
+from pipeline.frozen.models import TRANSFORMERS, load_part, load_tokenizer, load_weights, locate
 from pipeline.frozen.pixels import square, unit_tensor
 
 
@@ -42,7 +42,7 @@ class Clip:
 
 def load_clip(ref: str, device: torch.device) -> Clip:
     """Raises: UserError if the reference leads to no CLIPModel with tokenizer and image processor."""
-    place = locate(ref)
+    place = locate(ref, TRANSFORMERS)
     if place.config.get("model_type") != "clip":
         raise place.fault(f"is a {place.class_name}, a transformers CLIPModel is needed")
     from transformers import AutoImageProcessor, CLIPModel

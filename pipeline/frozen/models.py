@@ -1,12 +1,14 @@
 """Where a frozen model lies, what identifies it, and how its weights are read.
 
 A reference is `embedded:NAME` (a folder of pipeline/embedded), a local folder, or `hf:OWNER/NAME@REVISION`. Only
-safetensors are read and no code that comes with a model is run. Nothing here imports torch.
+safetensors are read, and of open_clip also its .bin, as tensors alone. No code that comes with a model is run unless a
+caller says so. Nothing here imports torch.
 """
 
 import hashlib
 import importlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
-SUBFOLDERS = ("", "vae")  # whole diffusers pipelines keep the autoencoder in vae/
-READ = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")  # what decides how a local model behaves
+OPEN_CLIP, OPEN_CLIP_WEIGHTS = "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TRANSFORMERS = (("", "config.json"), ("vae", "config.json"))  # whole diffusers pipelines keep the autoencoder in vae/
+# Of a checkpoint in both forms open_clip's is taken: it was trained there, with that tokenizer and padding.
+CONFIGS = (("", OPEN_CLIP), *TRANSFORMERS)
+READ = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")  # what decides how a local model behaves
 CARD = "card.json"  # how an embedded model was trained: no part of the model
 
 
@@ -37,7 +42,9 @@ class Place:
 
     @property
     def class_name(self) -> str:
-        """As diffusers or transformers write it."""
+        """As diffusers or transformers write it; "open_clip" for a checkpoint of that library."""
+        if "model_cfg" in self.config:
+            return "open_clip"
         named = self.config.get("_class_name") or self.config.get("model_type", "model of an unknown class")
         return (self.config.get("architectures") or [named])[0]
 
@@ -57,14 +64,17 @@ class Place:
         return UserError(f"model '{self.ref}': {what}")
 
 
-def locate(ref: str) -> Place:
-    """Find a model's config. Raises: UserError naming the reference and what is missing."""
+def locate(ref: str, configs: Sequence[tuple[str, str]] = CONFIGS) -> Place:
+    """Find a model by the first of `configs` (folder, file) that is there.
+
+    Raises: UserError naming the reference and what is missing.
+    """
     if ref.startswith("hf:"):
-        return _locate_hub(ref)
+        return _locate_hub(ref, configs)
     embedded = ref.startswith("embedded:")
     folder = EMBEDDED / ref.removeprefix("embedded:") if embedded else Path(ref)
-    for subfolder in SUBFOLDERS:
-        if (file := folder / subfolder / "config.json").is_file():
+    for subfolder, name in configs:
+        if (file := folder / subfolder / name).is_file():
             return Place(ref, str(folder), None, subfolder, read_json(file))
     if embedded:
         raise UserError(f"model '{ref}': no such embedded model; there are {', '.join(embedded_models()) or 'none'}")
@@ -77,27 +87,42 @@ def embedded_models() -> list[str]:
     return sorted(file.parent.name for file in EMBEDDED.glob("*/config.json"))
 
 
-def _locate_hub(ref: str) -> Place:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+def _locate_hub(ref: str, configs: Sequence[tuple[str, str]]) -> Place:
+    from huggingface_hub.errors import EntryNotFoundError
 
     name, _, revision = ref.removeprefix("hf:").partition("@")
     cause: Exception | None = None
-    for subfolder in SUBFOLDERS:
+    for subfolder, config in configs:
         try:
-            file = hf_hub_download(name, "config.json", subfolder=subfolder or None, revision=revision)
-        except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+            file = hub_file(ref, name, config, subfolder, revision)
+        except EntryNotFoundError as error:  # also where the hub is not asked, or not reached, and the cache has none
             cause = error
         else:
-            return Place(ref, name, _commit(file), subfolder, read_json(Path(file)))
+            return Place(ref, name, _commit(file), subfolder, read_json(file))
     raise UserError(
         f"model '{ref}': no config.json at this revision, neither on the hub nor in the local cache ({_first_line(cause)})"
     ) from cause
 
 
-def _commit(file: str) -> str:
+def hub_file(ref: str, name: str, file: str, subfolder: str, revision: str | None) -> Path:
+    """A file of a hub model, from the cache where it is there.
+
+    Raises: huggingface_hub's EntryNotFoundError if there is none; UserError if the hub refuses.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(name, file, subfolder=subfolder or None, revision=revision))
+    except EntryNotFoundError:
+        raise
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(f"model '{ref}': not to be had from the hub ({_first_line(error)})") from error
+
+
+def _commit(file: Path) -> str:
     """The commit of a file in the hub's cache, …/snapshots/COMMIT/…"""
-    parts = Path(file).parts
+    parts = file.parts
     return parts[len(parts) - parts[::-1].index("snapshots")]
 
 
@@ -113,10 +138,11 @@ def identity(ref: str) -> dict[str, Any]:
 
 
 def _content_hash(place: Place) -> str:
-    if not any(place.folder.glob("*.safetensors")):
+    weights = OPEN_CLIP_WEIGHTS if place.class_name == "open_clip" else ("*.safetensors",)
+    if not any(file for pattern in weights for file in place.folder.glob(pattern)):
         raise place.fault(f"no .safetensors in {place.folder}; other weight files are not read, save it with save_pretrained")
-    files = sorted(file for pattern in READ for file in place.folder.glob(pattern) if file.name != CARD)
-    hashes = {file.name: sha256_file(file) for file in files}
+    found = {file for pattern in (*READ, *weights) for file in place.folder.glob(pattern)}
+    hashes = {file.name: sha256_file(file) for file in sorted(found) if file.name != CARD}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
@@ -135,24 +161,26 @@ def short_id(model: dict[str, Any], **facts: Any) -> str:
     return digest({"model": content(model), **facts}, 10)
 
 
-def load_weights(place: Place, cls: Any, device: "torch.device", **options: Any) -> Any:
-    """`cls.from_pretrained` in float32, in evaluation mode, frozen, on `device`.
+def load_weights(place: Place, cls: Any, device: "torch.device", dtype: "torch.dtype | None" = None, **options: Any) -> Any:
+    """`cls.from_pretrained` in `dtype` (float32 unless given), in evaluation mode, frozen, on `device`.
 
+    The libraries themselves keep in float32 what needs it, such as the frequencies of rotary positions.
     Raises: UserError if the weights are missing, incomplete or of another class.
     """
     import torch
     from safetensors import SafetensorError
 
     _quiet(cls)
+    loading = {"dtype": dtype or torch.float32, "use_safetensors": True, "output_loading_info": True}
     try:
-        model, report = cls.from_pretrained(**place.options(), **options, use_safetensors=True, output_loading_info=True)
+        model, report = cls.from_pretrained(**place.options(), **options, **loading)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise place.fault(f"cannot be loaded as {cls.__name__} from safetensors: {_first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         what = f"{len(missing)} weights that {cls.__name__} needs, such as {missing[0]}"
         raise place.fault(f"is a {place.class_name} without {what}")
-    return model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _quiet(cls: Any) -> None:
@@ -162,10 +190,10 @@ def _quiet(cls: Any) -> None:
     logging.disable_progress_bar()
 
 
-def load_part(place: Place, cls: Any, **options: Any) -> Any:
-    """A tokenizer or processor. Raises: UserError if its files are missing."""
+def load_part(place: Place, cls: Any, remote_code: bool = False, **options: Any) -> Any:
+    """A tokenizer or processor; `remote_code`: run what comes with it. Raises: UserError if its files are missing."""
     try:
-        return cls.from_pretrained(**place.options(), **options, trust_remote_code=False)
+        return cls.from_pretrained(**place.options(), **options, trust_remote_code=remote_code)
     except (OSError, ValueError, ImportError) as error:
         raise place.fault(f"no {cls.__name__.removeprefix('Auto').lower()} beside the weights: {_first_line(error)}") from error
 

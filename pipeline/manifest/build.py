@@ -5,77 +5,79 @@ Beside the manifest lie the index ({stage}.arrow), that of the samples held out 
 images seen to those trained on, and adds up. Lines are in the order source, shard, row.
 """
 
-import hashlib
 import os
-from collections import Counter
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.artifacts import INDEX, atomic, file_record, write_json
 from pipeline.config.steps import ManifestSlice
 from pipeline.errors import UserError
-from pipeline.manifest.judge import HASH, Seen, Shard, evaluation_hashes, judge, read_shard
+from pipeline.manifest import reasons, take_down
+from pipeline.manifest.account import account, in_words, ranges
+from pipeline.manifest.copies import hold_out, leave_out_copies
+from pipeline.manifest.judge import Evaluated, Judge, Seen, Shard, read_shard
+from pipeline.manifest.samples import Names, Samples
 
 LEFT_OUT = pa.schema(
     [("source", pa.string()), ("shard", pa.string()), ("row", pa.int32()), ("key", pa.string()), ("reason", pa.string())]
 )
 
 
-def run(slice_: ManifestSlice, encoded: list[Path], evaluation: list[Path], out: Path) -> None:
-    """Write the manifest `out` from encoded sidecars; `evaluation` are sidecars of images that must not be trained on.
+def run(slice_: ManifestSlice, encoded: list[Path], evaluation: list[Path], evaluation_captions: list[Path], out: Path) -> None:
+    """Write the manifest `out` from encoded sidecars; `evaluation` and `evaluation_captions` are sidecars of images and
+    captions that must not be trained on.
 
-    Raises: UserError if the shards do not belong together or no sample is left.
+    Raises: UserError if the shards do not belong together, a line of the take-down file is malformed, or no sample is left.
     """
+    filters = slice_.filters
     shards = sorted((read_shard(path) for path in encoded), key=lambda shard: shard.order)
     facts = _common_facts(slice_, shards)
-    samples, seen = _judge_all(slice_, shards, evaluation_hashes(evaluation))
-    mark_duplicates(samples)
-    mark_held_out(samples, slice_.held_out, slice_.seed)
-    counts = _account(slice_, shards, seen, samples["reason"])
-    kept = samples.loc[samples["reason"].isna(), INDEX.names]
-    if kept.empty:
-        raise UserError(f"stage '{slice_.stage}': no sample is left to train on; {_in_words(counts)}")
+    evaluated = Evaluated.read(evaluation, evaluation_captions if filters.leaked_captions else [])
+    taken_down = take_down.read(Path(filters.take_down))
+    judge = Judge(slice_, evaluated, taken_down)
+    samples, seen = _judge_all(judge, shards)
+    _say_unknown(taken_down, slice_, judge)
+    leave_out_copies(samples, evaluated.phash, filters.near_duplicates, judge.reasons)
+    hold_out(samples, slice_.held_out, slice_.seed, judge.reasons)
+    counts = account(slice_.sources, shards, seen, samples, judge)
+    if not samples.usable.any():
+        raise UserError(f"stage '{slice_.stage}': no sample is left to train on; {in_words(counts)}")
+    held_out = samples.reason == judge.reasons.number(reasons.HELD_OUT)
     files = {
-        "index": _write_index(kept, out.with_suffix(".arrow")),
-        "validation": _write_index(samples[samples["reason"] == "held_out"], out.with_name(f"{out.stem}.validation.arrow")),
-        "left_out": _write_left_out(samples[samples["reason"].notna()], shards, out),
+        "index": _write_index(samples, samples.usable, out.with_suffix(".arrow")),
+        "validation": _write_index(samples, held_out, out.with_name(f"{out.stem}.validation.arrow")),
+        "left_out": _write_left_out(samples, shards, seen, judge.reasons, out),
     }
-    trained = np.bincount(kept["shard"], minlength=len(shards)).tolist()
+    trained = np.bincount(samples.shard[samples.usable], minlength=len(shards)).tolist()
     entries = [_entry(shard, slice_, rows, out) for shard, rows in zip(shards, trained, strict=True)]
-    head = {"kind": "manifest", "stage": slice_.stage, "px": slice_.px, "samples": len(kept), **facts}
-    head |= {"files": files, "info": {}, "sources": _ranges(counts)}
+    head = {"kind": "manifest", "stage": slice_.stage, "px": slice_.px, "samples": sum(trained), **facts}
+    head |= {"files": files, "info": {}, "sources": ranges(counts)}
     write_json(out, {**head, "shards": entries, "counts": counts})
 
 
-def _judge_all(slice_: ManifestSlice, shards: list[Shard], evaluated: set[str]) -> tuple[pd.DataFrame, list[Seen]]:
-    judged = (judge(shard, n, slice_.px, slice_.sources[shard.source].upscale, evaluated) for n, shard in enumerate(shards))
-    frames, seen = zip(*judged, strict=True)
-    return pd.concat(frames, ignore_index=True), list(seen)
+def _judge_all(judge: Judge, shards: list[Shard]) -> tuple[Samples, list[Seen]]:
+    seen: list[Seen] = []
+
+    def one(shard: Shard) -> Samples:
+        samples, account = judge(shard, len(seen))
+        seen.append(account)
+        return samples
+
+    return Samples.joined(map(one, shards), sum(shard.rows for shard in shards)), seen
 
 
-def mark_duplicates(samples: pd.DataFrame) -> None:
-    """Of usable samples with the same bytes the first stays."""
-    usable = samples.loc[samples["reason"].isna(), HASH]
-    samples.loc[usable.index[usable.duplicated()], "reason"] = "duplicate"
-
-
-def mark_held_out(samples: pd.DataFrame, share: float, seed: int) -> None:
-    """Hold a share of the usable samples out of training: those whose mixed hash is below it.
-
-    The choice knows nothing but the image's bytes and the seed, so it is the same in every stage and of every source.
-    The mixer is the finaliser of SplitMix64 (Steele, Lea, Flood 2014).
-    """
-    salt = np.frombuffer(hashlib.blake2b(f"held out {seed}".encode(), digest_size=8).digest(), dtype="<u8")
-    mixed = samples[HASH[0]].to_numpy() ^ salt
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    mixed ^= mixed >> np.uint64(31)
-    samples.loc[samples["reason"].isna() & (mixed < np.uint64(int(share * 2**64))), "reason"] = "held_out"
+def _say_unknown(taken_down: dict[str, set[str]], slice_: ManifestSlice, judge: Judge) -> None:
+    """A misspelt key takes nothing down: that must not go unnoticed."""
+    named = sum(len(keys) for source, keys in taken_down.items() if source in slice_.sources)
+    if judge.taken_down < named:
+        missing = named - judge.taken_down
+        said = f"{slice_.filters.take_down}: {missing} of {named} lines for this stage's sources name no sample that was seen"
+        print(said, file=sys.stderr)
 
 
 def _common_facts(slice_: ManifestSlice, shards: list[Shard]) -> dict[str, Any]:
@@ -100,58 +102,24 @@ def _facts(shard: Shard, px: int) -> dict[str, Any]:
     return {**shapes, "vae": info["vae"], "text_encoder": info["text_encoder"], "text_padding": info["text"]["padding"]}
 
 
-def _account(slice_: ManifestSlice, shards: list[Shard], seen: list[Seen], reasons: pd.Series) -> dict[str, Any]:
-    """For each source: seen = bad + collected, collected = left_out + trained."""
-    counts, end = {}, 0
-    for source in sorted(slice_.sources):
-        mine = [n for n, shard in enumerate(shards) if shard.source == source]
-        start, end = end, end + sum(shards[n].rows for n in mine)  # the lines of a source lie together
-        found = reasons.iloc[start:end]
-        bad = sum((Counter(seen[n].bad) for n in mine), Counter())
-        left_out = Counter(found.value_counts().to_dict())
-        count = {
-            "seen": sum(seen[n].samples for n in mine),
-            "bad": dict(sorted(bad.items())),
-            "collected": len(found),
-            "left_out": dict(sorted(left_out.items())),
-            "trained": int(found.isna().sum()),
-        }
-        assert count["seen"] == bad.total() + count["collected"], f"{source}: the ledger does not add up: {count}"
-        assert count["collected"] == left_out.total() + count["trained"], f"{source}: the samples do not add up: {count}"
-        counts[source] = count
-    return counts
-
-
-def _ranges(counts: dict[str, Any]) -> dict[str, list[int]]:
-    """First row and end of each source in the index."""
-    ends = np.cumsum([0] + [count["trained"] for count in counts.values()]).tolist()
-    return {source: ends[n : n + 2] for n, source in enumerate(counts)}
-
-
-def _in_words(counts: dict[str, Any]) -> str:
-    def reasons(table: dict[str, int]) -> str:
-        return ", ".join(f"{n} {reason}" for reason, n in table.items()) or "none"
-
-    return "; ".join(
-        f"{source}: {count['seen']} seen, bad: {reasons(count['bad'])}, left out: {reasons(count['left_out'])}"
-        for source, count in counts.items()
-    )
-
-
-def _write_index(chosen: pd.DataFrame, path: Path) -> dict[str, Any]:
-    table = pa.Table.from_pandas(chosen[INDEX.names], schema=INDEX, preserve_index=False).replace_schema_metadata()
+def _write_index(samples: Samples, chosen: np.ndarray, path: Path) -> dict[str, Any]:
+    table = pa.table({name: getattr(samples, name)[chosen] for name in INDEX.names}, schema=INDEX)
     with atomic(path) as temporary, pa.ipc.new_file(str(temporary), INDEX) as sink:
-        sink.write_table(table.combine_chunks())
-    return file_record(path, len(chosen), path.parent)
+        sink.write_table(table)
+    return file_record(path, len(table), path.parent)
 
 
-def _write_left_out(gone: pd.DataFrame, shards: list[Shard], out: Path) -> dict[str, Any]:
-    path = out.with_name(f"{out.stem}.left_out.parquet")
-    place = zip(("source", "shard"), np.array([shard.order for shard in shards]).T, strict=True)
-    columns = {name: values[gone["shard"]] for name, values in place} | {name: gone[name] for name in ("row", "key", "reason")}
-    with atomic(path) as temporary:
-        pq.write_table(pa.Table.from_pandas(pd.DataFrame(columns), schema=LEFT_OUT, preserve_index=False), temporary)
-    return file_record(path, len(gone), out.parent)
+def _write_left_out(samples: Samples, shards: list[Shard], seen: list[Seen], names: Names, out: Path) -> dict[str, Any]:
+    """Shard by shard, so that names are not held for all samples."""
+    path, all_names, end = out.with_name(f"{out.stem}.left_out.parquet"), pa.array(list(names), pa.string()), 0
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, LEFT_OUT) as sink:
+        for shard, one in zip(shards, seen, strict=True):
+            start, end = end, end + shard.rows
+            gone = np.flatnonzero(samples.reason[start:end])
+            columns = [pa.repeat(name, len(gone)) for name in shard.order] + [gone.astype(np.int32)]
+            columns += [one.keys.take(pa.array(gone)), all_names.take(pa.array(samples.reason[start:end][gone]))]
+            sink.write_table(pa.table(columns, schema=LEFT_OUT))
+    return file_record(path, int((~samples.usable).sum()), out.parent)
 
 
 def _entry(shard: Shard, slice_: ManifestSlice, kept: int, out: Path) -> dict[str, Any]:

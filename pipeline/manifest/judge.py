@@ -1,18 +1,27 @@
 """Per shard: which images can be trained on and with which captions, and where the others stopped."""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.artifacts import Sidecar, read_sidecar
+from pipeline.config.schema import Range
+from pipeline.config.steps import ManifestSlice
 from pipeline.errors import UserError
+from pipeline.manifest import reasons
+from pipeline.manifest.captions import Texts, evaluation_captions, judge_captions
+from pipeline.manifest.samples import Names, Samples
 
-HASH = ["hash_high", "hash_low"]  # 128 bits of the sha256: exact for any number of images, a quarter of the memory
-MOST_TEXTS = np.iinfo(np.int16).max
+LEDGER_COLUMNS = ["key", "status", "reason", "sha256", "phash", "width", "height", "license"]
+CAPTION_COLUMNS = ["key", "reason", "captioner"]
+NO_HASH = "0" * 16  # as of a black image: it is like no other
 
 
 @dataclass(frozen=True)
@@ -51,96 +60,120 @@ def _input(encoded: Sidecar, kind: str) -> Sidecar:
     return sidecar
 
 
-def evaluation_hashes(sidecars: list[Path]) -> set[str]:
-    """The sha256 of every image that an evaluation source has seen."""
-    tables = [pq.read_table(read_sidecar(path, "images").file("ledger"), columns=["sha256"]) for path in sidecars]
-    return {value for table in tables for value in table["sha256"].to_pylist() if value is not None}
+class Evaluated(NamedTuple):
+    """What an evaluation must not have in common with training."""
+
+    sha256: pa.Array  # of every image it has seen
+    phash: np.ndarray  # uint64
+    captions: frozenset[bytes]  # in their plain form
+
+    @classmethod
+    def read(cls, images: list[Path], captions: list[Path]) -> Self:
+        """From sidecars of the evaluation's sources."""
+        ledgers = [pq.read_table(read_sidecar(path, "images").file("ledger"), columns=["sha256", "phash"]) for path in images]
+        sha256 = [column for ledger in ledgers for column in ledger["sha256"].drop_null().chunks]
+        hashes = [words(ledger["phash"].drop_null(), 1)[:, 0] for ledger in ledgers]
+        whole = pa.concat_arrays(sha256) if sha256 else pa.array([], pa.string())
+        return cls(whole, np.concatenate([np.zeros(0, np.uint64), *hashes]), evaluation_captions(captions))
 
 
 class Seen(NamedTuple):
-    """How many samples a ledger has, and how many of them are bad, by reason."""
+    """What the ledger and the captions of a shard hold."""
 
     samples: int
-    bad: dict[str, int]
+    bad: Counter[str]  # of these, by reason
+    keys: pa.Array  # of those that are not bad
+    captions: int
+    captions_left_out: Counter[str]  # of these, unusable ones by reason, whatever became of their images
 
 
-def judge(shard: Shard, number: int, px: int, upscale: bool, evaluated: set[str]) -> tuple[pd.DataFrame, Seen]:
-    """A line an image of the shard, with its shard, row, text and texts (as in the index), key, hash and `reason`,
-    which is missing if it can be trained on; and the count of its ledger.
+class Judge:
+    """Looks at one shard after another. `reasons` and `licences` name the numbers in what it finds, `taken_down` counts
+    the samples that the take-down file names."""
 
-    The first reason that holds is given: no usable caption, unusable latent, smaller than `px`, image of the
-    evaluation set.
-    """
-    ledger = _table(shard.images.file("ledger"), "key", "status", "reason", "sha256", "width", "height")
-    ok = ledger["status"] == "ok"
-    images = ledger[ok].reset_index(drop=True)
-    text, texts, text_reason = _texts(shard, images["key"])
-    short_side = images[["width", "height"]].min(axis=1)
-    reasons = [
-        text_reason,
-        _bad_rows("latent", shard.sidecar.info["latents"][str(px)], shard.rows),
-        _where((short_side < px) & (not upscale), "below_px"),
-        _where(images["sha256"].isin(evaluated), "in_evaluation_set"),
-    ]
-    reason = reasons[0]
-    for later in reasons[1:]:
-        reason = reason.where(reason.notna(), later)
-    high, low = _hash_words(images["sha256"])
-    place = {"shard": np.int32(number), "row": np.arange(shard.rows, dtype=np.int32), "text": text, "texts": texts}
-    samples = pd.DataFrame({**place, "key": images["key"], HASH[0]: high, HASH[1]: low, "reason": reason})
-    return samples, Seen(len(ledger), ledger["reason"][~ok].value_counts().to_dict())
+    def __init__(self, slice_: ManifestSlice, evaluated: Evaluated, taken_down: dict[str, set[str]]) -> None:
+        self.reasons, self.licences, self.taken_down = Names(), Names(), 0
+        self._slice, self._filters, self._evaluated = slice_, slice_.filters, evaluated
+        self._taken_down = {source: pa.array(sorted(keys)) for source, keys in taken_down.items()}
+        looks_at_captions = evaluated.captions or self._filters.min_caption or self._filters.max_caption is not None
+        self._caption_columns = [*CAPTION_COLUMNS, *(["caption"] if looks_at_captions else [])]
+        self._ledger_columns = [*LEDGER_COLUMNS, *(["scores"] if self._filters.scores else [])]
 
+    def __call__(self, shard: Shard, number: int) -> tuple[Samples, Seen]:
+        """The images of the shard that is `number`-th of all, each with the first reason of its own that holds, and an
+        account of the tables. What an image has in common with others is not looked at here."""
+        ledger = pq.read_table(shard.images.file("ledger"), columns=self._ledger_columns)
+        is_taken_down = self._is_taken_down(shard.source, ledger["key"])
+        self.taken_down += int(is_taken_down.sum())
+        stored = pc.equal(ledger["status"], "ok")
+        images, keys = ledger.filter(stored), ledger["key"].filter(stored).combine_chunks()
+        captions = self._captions(shard, keys)
 
-def _table(file: Path, *columns: str) -> pd.DataFrame:
-    return pq.read_table(file, columns=list(columns)).to_pandas()
+        samples = Samples.empty(shard.rows)
+        samples.shard[:], samples.row[:] = number, np.arange(shard.rows)
+        samples.text[:], samples.texts[:], samples.given[:] = captions.text, captions.texts, captions.given
+        samples.sha256_high[:], samples.sha256_low[:] = words(images["sha256"], 4)[:, :2].T
+        samples.phash[:] = words(pc.fill_null(images["phash"], NO_HASH), 1)[:, 0]
+        samples.licence[:] = self.licences.numbers(images["license"])
 
+        samples.leave_out(is_taken_down[stored.to_numpy()], self.reasons.number(reasons.TAKEN_DOWN))
+        samples.leave_out(self._is_unlicensed(images["license"]), self.reasons.number(reasons.LICENCE))
+        samples.leave_out(captions.reason > 0, captions.reason)
+        for reason, where in self._unusable(shard, images):
+            samples.leave_out(where, self.reasons.number(reason))
+        bad = Counter(ledger["reason"].filter(pc.invert(stored)).to_pylist())
+        return samples, Seen(len(ledger), bad, keys, captions.captions, captions.left_out)
 
-def _texts(shard: Shard, keys: pd.Series) -> tuple[np.ndarray, np.ndarray, pd.Series]:
-    """For every image the first row and the number of the text embeddings to choose among, and the reason of its first
-    caption if there is none: it has no caption, or its embedding is unusable."""
-    rows = _table(shard.captions.file("captions"), "key", "reason")
-    firsts = (rows["key"] != rows["key"].shift()).to_numpy(dtype=bool)
-    same = rows["key"][firsts].reset_index(drop=True).equals(keys)
-    assert same and len(keys) == shard.rows, f"{shard.captions.path}: its images are not those of the ledger in order"
-    assert len(rows) == shard.sidecar.rows("text"), f"{shard.sidecar.path}: captions and text embeddings differ in rows"
-    faults = rows["reason"].where(rows["reason"].notna(), _bad_rows("text", shard.sidecar.info["text"], len(rows)))
-    text, texts = longest_runs(np.cumsum(firsts) - 1, faults.isna().to_numpy(dtype=bool), len(keys))
-    return text, texts, faults[firsts].reset_index(drop=True).where(texts == 0)
+    def _captions(self, shard: Shard, keys: pa.Array) -> Texts:
+        table = pq.read_table(shard.captions.file("captions"), columns=self._caption_columns)
+        assert len(table) == shard.sidecar.rows("text"), f"{shard.sidecar.path}: captions and text embeddings differ in rows"
+        unusable = shard.sidecar.info["text"]["bad_rows"]
+        found = judge_captions(table, keys, unusable, self._filters, self._evaluated.captions, self.reasons)
+        assert len(found.texts) == shard.rows, f"{shard.captions.path}: its images are not those of the ledger"
+        return found
 
+    def _is_taken_down(self, source: str, keys: pa.ChunkedArray) -> np.ndarray:
+        if source not in self._taken_down:
+            return np.zeros(len(keys), dtype=bool)
+        return pc.is_in(keys, self._taken_down[source]).to_numpy()
 
-def longest_runs(image: np.ndarray, usable: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `images` the first row (int32) and the length (int16) of its longest run of usable rows, the first of
-    equal ones; length 0 if no row is usable. `image` [rows] is the ascending number of each row's image.
+    def _is_unlicensed(self, licences: pa.ChunkedArray) -> np.ndarray:
+        if self._filters.licences is None:
+            return np.zeros(len(licences), dtype=bool)
+        return ~pc.is_in(licences, pa.array(self._filters.licences, pa.string())).to_numpy()
 
-    A run, and not all usable rows, so that an index names them by two numbers; an unusable row among usable ones is rare.
-    """
-    rows = np.flatnonzero(usable)
-    goes_on = (np.diff(rows) == 1) & (np.diff(image[rows]) == 0)
-    starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(rows)), dtype=bool), ~goes_on]))
-    lengths = np.diff(np.append(starts, len(rows)))
-    owners = image[rows[starts]]
-    order = np.lexsort((-lengths, owners))
-    found, place = np.unique(owners[order], return_index=True)
-    longest = order[place]
-    first, count = np.zeros(images, dtype=np.int32), np.zeros(images, dtype=np.int16)
-    first[found] = rows[starts[longest]]
-    count[found] = np.minimum(lengths[longest], MOST_TEXTS)
-    return first, count
-
-
-def _bad_rows(what: str, facts: dict[str, Any], rows: int) -> pd.Series:
-    """Reasons by row, missing where the row is good."""
-    found = np.full(rows, None, dtype=object)
-    for row, reason in facts["bad_rows"].items():
-        found[int(row)] = f"{what}_{reason}"
-    return pd.Series(found, dtype="str")
+    def _unusable(self, shard: Shard, images: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
+        """Reasons for what is known of an image without its captions, and the rows [N] bool that they hold for."""
+        for row, kind in shard.sidecar.info["latents"][str(self._slice.px)]["bad_rows"].items():
+            yield reasons.LATENT.format(kind), np.arange(shard.rows) == int(row)
+        sides = np.stack([images[side].to_numpy() for side in ("width", "height")])
+        short, long = sides.min(axis=0), sides.max(axis=0)
+        if not self._slice.sources[shard.source].upscale:
+            yield reasons.BELOW_PX, short < self._slice.px
+        if self._filters.max_aspect is not None:
+            yield reasons.ASPECT_RATIO, long > short * self._filters.max_aspect
+        for name, bounds in self._filters.scores.items():
+            yield reasons.SCORE, out_of_range(images["scores"], name, bounds)
+        yield reasons.LEAKED, pc.is_in(images["sha256"], self._evaluated.sha256).to_numpy()
 
 
-def _where(condition: pd.Series, reason: str) -> pd.Series:
-    return pd.Series(np.where(condition, reason, None), dtype="str")
+def out_of_range(scores: pa.ChunkedArray, name: str, bounds: Range) -> np.ndarray:
+    """Which of the maps have a score of that name below or above its bounds. A score that is not there is neither."""
+    scores = scores.combine_chunks()
+    starts = scores.offsets.to_numpy()
+    maps = np.repeat(np.arange(len(scores)), np.diff(starts))
+    entries = slice(starts[0], starts[-1])
+    named = pc.equal(scores.keys[entries], name).to_numpy(zero_copy_only=False)
+    # As float32, which the bounds become too: 0.2 is not above 0.2.
+    values = scores.items[entries].to_numpy(zero_copy_only=False)[named]
+    wrong = np.zeros(len(scores), dtype=bool)
+    for bound, beyond in ((bounds.min, np.less), (bounds.max, np.greater)):
+        if bound is not None:
+            wrong[maps[named][beyond(values, np.float32(bound))]] = True
+    return wrong
 
 
-def _hash_words(hashes: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """The first 128 bits of hexadecimal sha256, as two numbers."""
-    words = np.frombuffer(bytes.fromhex(hashes.str.cat()), dtype=">u8").reshape(-1, 4).astype(np.uint64)
-    return words[:, 0], words[:, 1]
+def words(hashes: pa.ChunkedArray, count: int) -> np.ndarray:
+    """[N, count] uint64 of hashes of 16 · count hexadecimal digits."""
+    digits = "".join(hashes.to_pylist())
+    return np.frombuffer(bytes.fromhex(digits), dtype=">u8").reshape(-1, count).astype(np.uint64)

@@ -13,6 +13,7 @@ from pipeline.config.sources import FolderSource
 from pipeline.errors import UserError
 from pipeline.ledger import Unusable
 from pipeline.sources import metadata
+from pipeline.sources.fraction import takes
 from pipeline.sources.sample import IMAGE_SUFFIXES, MAX_TEXT_BYTES, Inputs, Listing, Raw, read_file, read_named
 from pipeline.sources.text import safe_key, stable_shard
 
@@ -37,7 +38,8 @@ def open_shard(name: str, source: FolderSource, shard: int, inputs: Inputs) -> L
     if not entries:
         raise UserError(f"{where}: no images in {root} (known are {', '.join(sorted(IMAGE_SUFFIXES))}) and no metadata table")
     mine = [entry for entry in entries if stable_shard(safe_key(entry.name), source.shards) == shard]
-    return Listing(len(mine), "images", enumerate((_sample(root, entry) for entry in mine), 1))
+    samples = (_sample(root, entry) if takes(entry.name, source.fraction) else None for entry in mine)
+    return Listing(len(mine), "images", enumerate(samples, 1))
 
 
 def _entries(root: Path, where: str) -> list[_Entry]:

@@ -1,10 +1,12 @@
 """What passes between the kinds of source and the shard writer: raw samples, and why one cannot be used."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from pipeline.config.schema import Downloads
 from pipeline.download.files import Files
 from pipeline.ledger import Unusable
 
@@ -35,14 +37,32 @@ class Inputs(NamedTuple):
 
     files: Files  # of this machine, or fetched
     table: Path | None = None  # the source's table, for kinds that have one
+    least_yield: float = 0.0  # share of the archives that must be received
+    downloads: Downloads = Downloads()  # how images are fetched
+
+
+def _nothing() -> None:
+    pass
 
 
 class Listing(NamedTuple):
-    """One shard of a source. `samples` yields (done, sample), `done` counting up to `total` in `unit`."""
+    """One shard of a source. `samples` yields (done, sample), `done` counting up to `total` in `unit`; the sample is None
+    where the key `fraction` passes one over. `after` is called once the shard is written: what was fetched for it is
+    needed no more."""
 
     total: int
     unit: str
-    samples: Iterator[tuple[int, Raw]]
+    samples: Iterator[tuple[float, Raw | None]]
+    after: Callable[[], None] = _nothing
+    files_passed: int = 0  # of the whole source, by the key `fraction`
+
+
+def checked(image: bytes | Unusable, sha256: Any) -> bytes | Unusable:
+    """An image whose sha256 a table gives."""
+    if sha256 is None or isinstance(image, Unusable):
+        return image
+    found, given = hashlib.sha256(image).hexdigest(), str(sha256).strip().lower()
+    return image if found == given else Unusable("wrong_hash", f"sha256 {found}, the table has {given[:64]!a}")
 
 
 def read_file(path: Path, limit: int = MAX_IMAGE_BYTES) -> bytes | Unusable:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from pipeline.config.sources import SyntheticSource
 from pipeline.embedded import scenes
+from pipeline.sources.fraction import takes
 from pipeline.sources.sample import Inputs, Listing, Raw
 
 
@@ -17,12 +18,16 @@ def open_shard(name: str, source: SyntheticSource, shard: int, inputs: Inputs) -
     return Listing(end - first, "images", enumerate(_samples(source, first, end), 1))
 
 
-def _samples(source: SyntheticSource, first: int, end: int) -> Iterator[Raw]:
+def _samples(source: SyntheticSource, first: int, end: int) -> Iterator[Raw | None]:
     for index in range(first, end):
+        name = f"{index:08d}"
+        if not takes(name, source.fraction):
+            yield None
+            continue
         scene = scenes.draw_scene(source.seed, source.split, index, two_object_share=source.two_objects)
         given = () if _is_uncaptioned(source, index) else (scenes.caption(scene),)
         yield Raw(
-            name=f"{index:08d}",
+            name=name,
             origin=f"scene {index} of {source.split}, seed {source.seed}",
             image=_png(scenes.render(scene, source.px)),
             captions=given,

@@ -1,62 +1,70 @@
 """Tars of samples: members of one stem that follow each other, key.jpg with key.txt and/or key.json.
 
-Tars are sorted by path and dealt out to the shards in turn. They are read as streams with the standard library and
-nothing is unpacked; compressed ones work too. Hidden members (".x", "._x.jpg") belong to no sample.
+Tars are sorted by name and dealt out to the shards in turn. They are read as streams, one after the other, and nothing is
+unpacked; compressed ones work too. Hidden members (".x", "._x.jpg") belong to no sample.
 """
 
-import glob
 import json
-import re
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import IO, Any
 
 from pipeline.config.sources import WebdatasetSource
 from pipeline.errors import UserError
 from pipeline.ledger import Unusable
+from pipeline.sources.columns import value
+from pipeline.sources.fraction import file_shares, takes
+from pipeline.sources.in_turn import InTurn, shown
+from pipeline.sources.members import Member, tar_members
 from pipeline.sources.sample import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Inputs, Listing, Raw
 
-MB = 2**20
+NO_SCORES: Mapping[str, str] = MappingProxyType({})
 
 
 def open_shard(name: str, source: WebdatasetSource, shard: int, inputs: Inputs) -> Listing:
-    """Samples of the tars of one shard; progress is in megabytes of them.
+    """Samples of the tars of one shard.
 
-    Raises: UserError if no tar is there, or none of them holds a sample.
+    Raises: UserError if no tar is there, too few can be fetched, or none of them holds a sample.
     """
-    tars = sorted(Path(path) for path in glob.glob(source.path, recursive=True))
-    if folders := [str(path) for path in tars if path.is_dir()]:
-        raise UserError(f"sources.{name}.path: {folders[0]} is a folder; name its tars, as in {folders[0]}/*.tar")
-    if not tars:
-        raise UserError(f"sources.{name}.path: no tar matches {source.path}; give a tar, or a pattern such as data/*.tar")
-    mine = tars[shard :: source.shards]
-    total = sum(path.stat().st_size for path in mine) // MB
-    return Listing(total, "MB", _samples(name, tars, mine))
+    key = f"sources.{name}.path"
+    tars = inputs.files.expand(key, source.path)
+    if folders := [tar for tar in tars if Path(tar).is_dir()]:
+        raise UserError(f"{key}: {folders[0]} is a folder; name its tars, as in {folders[0]}/*.tar")
+    shares = file_shares(tars, source.fraction)
+    mine = InTurn(key, list(shares)[shard :: source.shards], inputs)
+    return Listing(len(mine), "tars", _samples(key, source, mine, shares), mine.delete, len(tars) - len(shares))
 
 
-def _samples(name: str, tars: list[Path], mine: list[Path]) -> Iterator[tuple[int, Raw]]:
-    found, before = False, 0
-    for path in mine:
+def _samples(key: str, source: WebdatasetSource, tars: InTurn, shares: dict[str, float]) -> Iterator[tuple[float, Raw | None]]:
+    """None for a sample that the key `fraction` passes over."""
+    found = False
+    for place, (reference, path) in enumerate(tars):
+        if isinstance(path, Unusable):
+            found = True
+            yield place + 1, Raw(shown(reference), shown(reference), path)
+            continue
         with _open(path) as file:
-            for raw in read_tar(file, path):
+            size = path.stat().st_size
+            for raw in read_tar(file, shown(reference), source.scores):
                 found = True
-                yield (before + file.tell()) // MB, raw
-        before += path.stat().st_size
-    if mine and not found and not any(_holds_samples(path) for path in tars):
-        raise UserError(f"sources.{name}.path: no samples in {len(tars)} tars, the first is {tars[0]}")
+                yield place + file.tell() / max(size, 1), raw if takes(raw.name, shares[reference]) else None
+    if len(tars) and not found and not any(map(_holds_samples, shares)):
+        raise UserError(f"{key}: no samples in {len(shares)} tars, the first is {shown(next(iter(shares)))}")
 
 
-def _holds_samples(path: Path) -> bool:
-    with _open(path) as file:
-        return any(True for _ in islice(read_tar(file, path), 1))
+def _holds_samples(reference: str) -> bool:
+    """Of a tar that is on this machine; others are not fetched to look into them."""
+    if "://" in reference or not Path(reference).is_file():
+        return False
+    with _open(Path(reference)) as file:
+        return next(read_tar(file, reference), None) is not None
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def _open(path: Path) -> Iterator[IO[bytes]]:
     try:
         file = path.open("rb")
     except OSError as error:
@@ -77,7 +85,7 @@ class _Group:
     def images(self) -> list[str]:
         return [suffix for suffix in self.parts if suffix in IMAGE_SUFFIXES]
 
-    def raw(self) -> Raw:
+    def raw(self, scores: Mapping[str, str]) -> Raw:
         """The sample, with the first of its images and the caption of its .txt before that of its .json."""
         images = self.images
         text, text_notes = _text(self.parts, "txt")
@@ -91,6 +99,7 @@ class _Group:
             captions=(text, fields.get("caption")),
             url=fields.get("url"),
             license=fields.get("license"),
+            scores={score: value(fields, name) for score, name in scores.items()},
             notes=(*several, *text_notes, *table_notes, *field_notes),
         )
 
@@ -119,29 +128,29 @@ def _fields(table: bytes | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     return (value, ()) if isinstance(value, dict) else ({}, ("its .json holds no fields",))
 
 
-def read_tar(file: Any, path: Path) -> Iterator[Raw]:
-    """Samples of a tar in their order, and one for each member that is unsafe. An archive that breaks off gives all
-    that came before, then one unusable sample that says where."""
+def read_tar(file: IO[bytes], where: str, scores: Mapping[str, str] = NO_SCORES) -> Iterator[Raw]:
+    """Samples of the tar `where` in their order, and one for each member that is unsafe. An archive that breaks off gives
+    all that came before, then one unusable sample that says where. `scores` are names and the fields that hold them."""
     group: _Group | None = None
     try:
-        for member, content in _members(file):
-            name = member.name.removeprefix("./")
+        for member in tar_members(file):
+            name, content = member.name, _content(member)
             if isinstance(content, Unusable) and content.reason == "unsafe_member":
-                yield Raw(name, f"{path}:{name}", content)
+                yield Raw(name, f"{where}:{name}", content)
                 continue
             stem, suffix = _split(name)
             if group is None or stem != group.stem or suffix in group.parts:
                 if group is not None:
-                    yield group.raw()
-                group = _Group(stem, f"{path}:{stem}")
+                    yield group.raw(scores)
+                group = _Group(stem, f"{where}:{stem}")
             group.parts[suffix] = content
     except Unusable as breach:
         if group is not None and group.images:
-            yield group.raw()
-        yield Raw(path.name, str(path), breach)
+            yield group.raw(scores)
+        yield Raw(where, where, breach)
     else:
         if group is not None:
-            yield group.raw()
+            yield group.raw(scores)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -151,80 +160,11 @@ def _split(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix.lower()
 
 
-def _members(file: Any) -> Iterator[tuple[tarfile.TarInfo, bytes | Unusable | None]]:
-    """Members with their content, where a sample needs it. Folders and hidden members are passed over.
-
-    Raises: Unusable where the archive breaks off.
-    """
-    with _breaches("the first header"):
-        tar = tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header)  # noqa: SIM115
-    name = "the first header"
-    while True:
-        with _breaches(name):
-            member = tar.next()
-        if member is None:
-            return
-        tar.members.clear()  # or the headers of all members stay in memory
-        name = member.name
-        if words := _danger(member):
-            yield member, Unusable("unsafe_member", words)
-        elif not member.isdir() and not name.rpartition("/")[2].startswith("."):
-            with _breaches(name):
-                content = _content(tar, member)
-            yield member, content
-        with _breaches(name):
-            _skip_rest(tar)
-
-
-def _skip_rest(tar: tarfile.TarFile) -> None:
-    """To the last byte before the next header. tarfile does so too, but goes on at the file's end: a header that
-    claims 2^60 bytes would keep it busy for ever."""
-    while (gap := tar.offset - 1 - tar.fileobj.tell()) > 0:
-        if not tar.fileobj.read(min(gap, MB)):
-            raise EOFError("unexpected end of data")
-
-
-def _danger(member: tarfile.TarInfo) -> str | None:
-    if re.match(r"[/\\]|[A-Za-z]:[/\\]", member.name):
-        return "absolute path"
-    if ".." in re.split(r"[/\\]", member.name):
-        return "path that leaves its folder"
-    return None if member.isreg() or member.isdir() else "link, device or pipe, no plain file"
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | Unusable | None:
+def _content(member: Member) -> bytes | Unusable | None:
+    """Content of a member, where a sample needs it."""
+    if isinstance(member.file, Unusable):
+        return member.file
     suffix = _split(member.name)[1]
     if suffix not in IMAGE_SUFFIXES and suffix not in ("txt", "json"):
         return None
-    limit = MAX_IMAGE_BYTES if suffix in IMAGE_SUFFIXES else MAX_TEXT_BYTES
-    if member.size > limit:
-        return Unusable("too_large", f"{member.size} bytes, the limit is {limit}")
-    return tar.extractfile(member).read()
-
-
-class _Header(tarfile.TarInfo):
-    """tarfile takes a cut or damaged header for the end of the archive; this tells them apart."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:
-            raise  # the end mark
-        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:
-            raise EOFError("no end mark") from error
-        except tarfile.HeaderError as error:
-            raise ValueError(f"no tar header at byte {tarfile_.offset}: {error}") from error
-
-
-@contextmanager
-def _breaches(name: str) -> Iterator[None]:
-    """Turn whatever tarfile raises on a broken archive into an Unusable that names the member it was at."""
-    try:
-        yield
-    except OSError as error:  # the disk, not the archive
-        raise UserError(f"reading a tar at {name} failed ({error.strerror or error})") from error
-    except Exception as error:  # as for images: damaged bytes lead to anything
-        if isinstance(error, EOFError) or "unexpected end of data" in str(error):
-            raise Unusable("truncated_archive", f"ends in or behind {name}; what follows is lost ({error})") from error
-        raise Unusable("damaged_archive", f"no tar from {name} on; what follows is lost ({error})") from error
+    return member.read(MAX_IMAGE_BYTES if suffix in IMAGE_SUFFIXES else MAX_TEXT_BYTES)

@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from pipeline.artifacts import BLOCK_ROWS
 from pipeline.dataset import ArrowShard, Block, Index, Manifest, Reading
@@ -57,7 +58,10 @@ class Blocks:
 
 def _copy(block: Block, rows: list[int], out: np.ndarray, places: list[int]) -> None:
     """The inner loop of the loader: nothing but one copy a row."""
-    values, starts = block
+    if block.scales is not None:
+        _scale(block, rows, out, places)
+        return
+    values, starts, _ = block
     width = out.shape[1]
     for row, place in zip(rows, places, strict=True):
         start, end = starts[row], starts[row + 1]
@@ -66,6 +70,19 @@ def _copy(block: Block, rows: list[int], out: np.ndarray, places: list[int]) -> 
         else:
             out[place, : end - start] = values[start:end]
             out[place, end - start :] = 0
+
+
+def _scale(block: Block, rows: list[int], out: np.ndarray, places: list[int]) -> None:
+    """As `_copy`, each int8 times the scale of its token: the numbers of `dequantised`, several times faster."""
+    values, scales = block.values.reshape(-1, block.width), block.scales
+    target = torch.from_numpy(out).view(len(out), -1, block.width)
+    small = torch.empty(target.shape[1:], dtype=torch.int8)  # a map that cannot be written is no tensor: rows are copied
+    for row, place in zip(rows, places, strict=True):
+        start, end = (value // block.width for value in block.starts[row : row + 2])
+        tokens = end - start
+        small.numpy()[:tokens] = values[start:end]
+        torch.mul(small[:tokens], torch.from_numpy(scales[start:end].copy())[:, None], out=target[place, :tokens])
+        target[place, tokens:] = 0
 
 
 def blocks_of(index: Index, ranges: np.ndarray) -> list[Key]:

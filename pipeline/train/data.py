@@ -36,7 +36,7 @@ class Samples:
         self._manifest, self._index = manifest, manifest.index
         self.stream = stream_of(manifest, stage.weights, seed, name)
         self._blocks = Blocks(manifest, reading)
-        self._captions = seed, f"{name}/caption"
+        self._captions = seed, f"{name}/caption", stage.written_share
         self._pinned = pinned
         self._ring = cycle([_Buffer(manifest, pinned) for _ in range(RING)])
 
@@ -80,13 +80,26 @@ class Samples:
         texts = self._index.texts[rows]
         if texts.max() == 1:
             return self._index.text[rows]
-        seed, purpose = self._captions
-        choice = uniforms(seed, purpose, positions, 1)[:, 0].numpy() * texts
-        return self._index.text[rows] + choice.astype(np.int32)
+        seed, purpose, written_share = self._captions
+        chance = uniforms(seed, purpose, positions, 2).numpy()
+        return self._index.text[rows] + caption_of(chance, self._index.given[rows], texts, written_share)
 
     def _rows(self, kind: str, shards: np.ndarray, rows: np.ndarray) -> Tensor:
         values = [self._blocks.shard(kind, shard).row(row) for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
         return torch.from_numpy(np.stack(values))
+
+
+def caption_of(chance: np.ndarray, given: np.ndarray, texts: np.ndarray, written_share: float | None) -> np.ndarray:
+    """Which of its captions [B] int32 each sample takes, by uniform random numbers `chance` [B, 2] in (0, 1).
+
+    The first `given` [B] of its `texts` [B] came with the image, the others a model wrote. Each is as likely as any other,
+    or with `written_share` one of the written ones is taken that often, where a sample has both.
+    """
+    if written_share is None:
+        return (chance[:, 0] * texts).astype(np.int32)
+    takes_written = np.where((given > 0) & (given < texts), chance[:, 1] < written_share, given == 0)
+    first, count = np.where(takes_written, given, 0), np.where(takes_written, texts - given, given)
+    return (first + chance[:, 0] * count).astype(np.int32)
 
 
 class _Buffer:

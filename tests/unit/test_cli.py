@@ -26,7 +26,7 @@ def test_help_lists_the_steps_in_order():
     [
         (["train"], 2, "Missing option '--config'"),
         (["trian"], 2, "No such command 'trian'"),
-        (["collect", "0", "--config", "{}", "--out", "x.json"], 1, "--config: name: Field required"),
+        (["collect", "0", "--config", "{}", "--downloads", "x", "--out", "x.json"], 1, "--config: name: Field required"),
         (["config", "trian"], 1, "config: no step 'trian'"),
         (["config", "train"], 1, "give --source or --stage as the step needs"),
         (["config", "train", "--stage", "nowhere"], 1, "a name that exists"),

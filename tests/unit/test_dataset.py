@@ -213,14 +213,14 @@ def test_the_index_is_views_of_the_file(tmp_path):
     manifest = Manifest.read(DataSet(rows=600, shards=2, latent=(1, 2, 2), text=(2, 2), held_out=50).write(tmp_path))
     assert manifest.samples == len(manifest.index.row) == 550 and len(manifest.validation.row) == 50
     assert all(not column.flags.owndata for column in manifest.index)
-    assert [column.dtype.name for column in manifest.index] == ["int32", "int32", "int32", "int16"]
+    assert [column.dtype.name for column in manifest.index] == ["int32", "int32", "int32", "int16", "int16"]
     assert manifest.index.row[[0, 299, 300]].tolist() == [0, 299, 0] and manifest.sources == {"synthetic": (0, 550)}
 
 
 def test_an_empty_index_is_read(tmp_path):
     with pa.ipc.new_file(str(tmp_path / "none.arrow"), INDEX) as sink:
         sink.write_table(INDEX.empty_table())
-    assert [len(column) for column in Index.read(tmp_path / "none.arrow")] == [0, 0, 0, 0]
+    assert [len(column) for column in Index.read(tmp_path / "none.arrow")] == [0, 0, 0, 0, 0]
 
 
 def test_an_index_of_another_form_is_named(tmp_path):

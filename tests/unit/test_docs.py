@@ -13,6 +13,8 @@ from pipeline.config import load
 from pipeline.config.load import validate
 from pipeline.fingerprint import ROOT
 from pipeline.ledger import REASONS
+from pipeline.manifest.reasons import LATENT, TEXT
+from pipeline.manifest.reasons import REASONS as LEFT_OUT
 
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
 PRESETS = {path.stem: path for path in (ROOT / "workflow/presets").glob("*.yaml")}
@@ -132,16 +134,14 @@ def test_every_ledger_reason_is_documented():
 def left_out_reasons():
     """As the code of captions, encode and manifest spells them."""
     found = set(re.findall(r'"(\w+_caption)"', text_of("pipeline/caption/captions.py")))
-    found |= set(re.findall(r'_where\(.*"(\w+)"\)', text_of("pipeline/manifest/judge.py")))
-    found |= set(re.findall(r'"reason"\] = "(\w+)"', text_of("pipeline/manifest/build.py")))
-    parts = re.findall(r'_bad_rows\("(\w+)"', text_of("pipeline/manifest/judge.py"))
     faults = re.search(r'"(\w+)" if finite\[row\] else "(\w+)"', text_of("pipeline/encode/shards.py")).groups()
-    return found | {f"{part}_{fault}" for part in parts for fault in faults}
+    return found | set(LEFT_OUT) | {part.format(fault) for part in (TEXT, LATENT) for fault in faults}
 
 
 def test_every_reason_for_being_left_out_is_documented():
     documented = first_cells("docs/how-to/fix-bad-input.md", "Reasons for being left out of a stage")
     assert len(documented) == len(set(documented)) and set(documented) == left_out_reasons()
+    assert [reason for reason in documented if reason in LEFT_OUT] == list(LEFT_OUT)  # in the order they are tried
 
 
 def test_every_direct_dependency_has_its_line():
@@ -171,7 +171,8 @@ def keys_built_in(name, function):
         ("artifacts", "pipeline/train/skips.py", ["note"]),
         ("artifacts", "pipeline/train/speed.py", ["plan"]),
         ("artifacts", "pipeline/encode/encode.py", ["_write_sidecar", "run"]),
-        ("artifacts", "pipeline/manifest/build.py", ["run", "_account", "_entry", "_facts"]),
+        ("artifacts", "pipeline/manifest/build.py", ["run", "_entry", "_facts"]),
+        ("artifacts", "pipeline/manifest/account.py", ["account", "_images", "_captions"]),
         ("artifacts", "pipeline/sources/collect.py", ["_counts"]),
         ("artifacts", "pipeline/sources/shard.py", ["_row", "_description"]),
         ("artifacts", "pipeline/export/trained.py", ["_provenance"]),

@@ -29,10 +29,11 @@ ALLOWED = {
     "encode": BASE | {"frozen", "diffusion"},
     "manifest": BASE | {"dataset"},
     "train": BASE | {"dataset", "engine", "frozen", "model", "diffusion"},
-    "bench": BASE | {"dataset", "train", "engine", "model", "diffusion"},
+    "bench": BASE | {"dataset", "train", "engine", "model", "diffusion", "encode", "frozen"},
     "evaluate": BASE | {"frozen", "metrics", "model", "diffusion", "embedded"},
     "export": BASE | {"frozen", "model", "diffusion"},
     "report": BASE,
+    "plan": BASE | {"frozen", "model", "report"},
 }
 FILES = sorted(p for p in (ROOT / "pipeline").rglob("*.py") if p.name != "__main__.py" and p != ROOT / "pipeline/__init__.py")
 

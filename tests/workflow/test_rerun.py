@@ -1,8 +1,10 @@
 """What a change reruns: that stage, those below it, and no other. Dry runs on a finished project."""
 
+import json
 import os
 from collections import Counter
 
+import pandas as pd
 import pytest
 
 BELOW = {"evaluate": 1, "card": 1, "model": 1, "report": 1}
@@ -19,6 +21,9 @@ BELOW = {"evaluate": 1, "card": 1, "model": 1, "report": 1}
         ("report: {dollars_per_hour: 3.0}", {"card": 1, "report": 1}),
         ("sources: {scenes_synthetic: {role: real}}", {"manifest": 4, "train": 4, **BELOW}),
         ("model: {depth: 5}", {"train": 4, **BELOW}),
+        ("filters: {max_aspect: 2}", {"manifest": 4, "train": 4, **BELOW}),
+        ("stages: {high_full: {written_share: 0.5}}", {"train": 1, **BELOW}),
+        ("stages: {high_full: {written_share: null}}", {}),
     ],
 )
 def test_editing_one_setting(finished, tmp_path, overlay, expected):
@@ -31,6 +36,18 @@ def test_a_captioner_setting_leaves_kept_captions_alone(finished, tmp_path):
     file = tmp_path / "overlay.yaml"
     file.write_text("sources: {scenes_synthetic: {caption: write}}")
     assert finished.planned(file)["caption"] == 1
+
+
+def test_a_sample_that_is_taken_down_makes_manifests_anew_and_encodes_nothing(clone):
+    key = pd.read_parquet(clone.folder / "results/data/scenes/00000.parquet")["key"][0]
+    assert clone.pipeline("take-down", f"scenes/{key}").returncode == 0
+    assert clone.planned() == Counter({"manifest": 4, "train": 4, **BELOW})
+    done = clone.snakemake("--", "results/manifests/low_full.json")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    counts = json.loads((clone.folder / "results/manifests/low_full.json").read_text())["counts"]
+    assert counts["scenes"]["left_out"]["taken_down"] == 1
+    (clone.folder / "take_down.txt").unlink()
+    assert clone.planned() == Counter({"manifest": 1, "train": 3, **BELOW})
 
 
 def test_a_comment_in_a_step_reruns_nothing(clone):

@@ -1,8 +1,11 @@
-"""Captions for every image: the given ones, one written by the captioner, or both.
+"""Captions for every image: the given ones, those written by the captioner, or both.
 
 REQUIRED INPUTS  results/data/{source}/{shard}.json
 OUTPUTS          results/captions/{source}/{shard}.parquet  the rows of each image, in the order of the shard
                  results/captions/{source}/{shard}.json     sidecar
+
+What the captioner has written lies in results/work/captions/{source}/{shard}.jsonl, undeclared, until the shard is done:
+the same command goes on from there.
 """
 
 
@@ -28,4 +31,4 @@ rule caption:
         code=code("pipeline.caption.captions"),
     shell:
         "python -m pipeline caption --config {params.config:q} --settings {params.settings} --images {input.images:q}"
-        " --out {output.sidecar:q} 2>&1 | tee {log:q}"
+        " --work results/work/captions/{wildcards.source} --out {output.sidecar:q} 2>&1 | tee {log:q}"

@@ -86,6 +86,17 @@ def stage_shards(pattern):
     return lambda wildcards: sharded(pattern, CONFIG.stage_sources(wildcards.stage))
 
 
+def take_down_file(wildcards):
+    """Input function: the file of samples to leave out, once there is one."""
+    return [file for file in [CONFIG.filters.take_down] if os.path.exists(file)]
+
+
+def manifest_mb(wildcards):
+    """Resource: memory of a stage's manifest. A shard has some 20,000 images."""
+    shards = sum(CONFIG.sources[source].shards for source in CONFIG.stage_sources(wildcards.stage))
+    return 1000 + 5 * shards
+
+
 def parent_summary(wildcards):
     """Input function: summary of the stage before, none for the first."""
     parent = CONFIG.parent(wildcards.stage)

@@ -1,9 +1,9 @@
 """Zero-shot evaluation of a trained stage on a COCO-format set, and the trained model as a folder.
 
-REQUIRED INPUTS  results/train/{stage}/, shards and captions of the evaluation source
+REQUIRED INPUTS  results/train/{stage}/, shards and captions of the evaluation source, manifests for the model card
 OUTPUTS          results/eval/{stage}/card.json, samples.png, gallery.json
                  results/fid_coco.json  the card of the run: scores, what made them, seconds and cost
-                 results/model/         weights and config of the last stage
+                 results/model/         weights, config and model card of the last stage
 """
 
 
@@ -62,17 +62,21 @@ rule card:
 
 rule model:
     input:
-        f"results/train/{FINAL_STAGE}/summary.json",
+        summary=f"results/train/{FINAL_STAGE}/summary.json",
+        manifests=all_stages("results/manifests/{stage}.json"),
     output:
         config="results/model/config.json",
         weights="results/model/model.safetensors",
+        card="results/model/README.md",
     log:
         "results/logs/model.log",
     conda:
         "../../envs/pipeline.yaml"
     params:
         code=code("pipeline.export.trained"),
-        weights=lambda wildcards, input: os.path.dirname(input[0]),
+        weights=lambda wildcards, input: os.path.dirname(input.summary),
+        manifests=lambda wildcards, input: [f"--manifests={file}" for file in input.manifests],
         sampler=f"--steps {CONFIG.evaluation.steps} --guidance {CONFIG.evaluation.guidance}",
     shell:
-        "python -m pipeline model --weights {params.weights:q} --out results/model {params.sampler} 2>&1 | tee {log:q}"
+        "python -m pipeline model --weights {params.weights:q} {params.manifests:q} --out results/model {params.sampler}"
+        " 2>&1 | tee {log:q}"

@@ -1,6 +1,8 @@
 """Training, one job a stage, each from the weights of the stage before.
 
 REQUIRED INPUTS  results/encoded/{source}/{shard}.json of the stage's sources
+                 results/data/, results/captions/        of the evaluation source, which is kept out of training
+                 take_down.txt, if it is there           samples to leave out (filters.take_down)
 OUTPUTS          results/manifests/{stage}.json, .arrow  which samples the stage trains on, and why not the others
                  results/manifests/{stage}.validation.arrow  samples held out for the validation loss
                  results/train/{stage}/                  weights, summary, metrics, sample grid
@@ -15,6 +17,8 @@ rule manifest:
     input:
         encoded=stage_shards("results/encoded/{source}/{shard}.json"),
         evaluation=sharded("results/data/{source}/{shard}.json", [CONFIG.evaluation.source]),
+        evaluation_captions=sharded("results/captions/{source}/{shard}.json", [CONFIG.evaluation.source]),
+        take_down=take_down_file,
     output:
         manifest="results/manifests/{stage}.json",
         index="results/manifests/{stage}.arrow",
@@ -25,14 +29,17 @@ rule manifest:
         "results/benchmarks/manifest/{stage}.tsv"
     conda:
         "../../envs/pipeline.yaml"
+    resources:
+        mem_mb=manifest_mb,
     params:
         config=step_config("manifest", "stage"),
         code=code("pipeline.manifest.build"),
         encoded=lambda wildcards, input: [f"--encoded={file}" for file in input.encoded],
         evaluation=lambda wildcards, input: [f"--evaluation={file}" for file in input.evaluation],
+        evaluation_captions=lambda wildcards, input: [f"--evaluation-captions={file}" for file in input.evaluation_captions],
     shell:
         "python -m pipeline manifest --config {params.config:q} {params.encoded:q} {params.evaluation:q}"
-        " --out {output.manifest:q} 2>&1 | tee {log:q}"
+        " {params.evaluation_captions:q} --out {output.manifest:q} 2>&1 | tee {log:q}"
 
 
 rule train:

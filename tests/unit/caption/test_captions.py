@@ -1,6 +1,8 @@
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -8,10 +10,11 @@ import pytest
 
 from pipeline.artifacts import CAPTIONS, read_sidecar
 from pipeline.caption.captions import run
+from pipeline.config.schema import Captioning
 from pipeline.config.steps import CaptionSlice, Settings
 from pipeline.errors import UserError
 from tests.unit.encode.small_shards import picture, write_shard
-from tests.unit.frozen.small_models import save_pair
+from tests.unit.frozen.captioner_models import FAMILIES, save_blip, save_llava, save_pair
 
 PICTURES = {f"k{n}": picture(n) for n in range(5)}
 GIVEN = {"k0": "a dog", "k1": None, "k2": "  ", "k3": "🙂 כלב", "k4": "a cat"}
@@ -27,10 +30,21 @@ def captioner(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_pair(tmp_path_factory.mktemp("captioner")))
 
 
-def captions(images: Path, mode: str, captioner: str | None = None, batch: int = 2, all_captions: bool = False) -> list[dict]:
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_llava(tmp_path_factory.mktemp("chatty")))
+
+
+def captions(
+    images: Path, mode: str, captioner: str | None = None, batch: int = 2, all_captions: bool = False, **wanted: object
+) -> list[dict]:
+    """`wanted` is of the section captioning."""
     out = images.parent / f"captions-{mode}.json"
     settings = Settings.model_validate({"runtime": {"caption_batch": batch, "device": "cpu"}})
-    run(CaptionSlice(mode=mode, captioner=captioner, all_captions=all_captions), settings, images, out)
+    captioning = Captioning(**{"max_tokens": 12} | wanted)
+    slice_ = CaptionSlice(mode=mode, captioner=captioner, captioning=captioning, all_captions=all_captions)
+    run(slice_, settings, images, images.parent / "work", out)
+    assert not list((images.parent / "work").glob("*"))
     table = pq.read_table(read_sidecar(out, "captions").file("captions"))
     assert table.schema.equals(CAPTIONS)
     return table.to_pylist()
@@ -47,7 +61,8 @@ def test_keep_gives_a_row_an_image_and_says_where_there_is_none(images: Path) ->
     assert [row["reason"] for row in rows] == [None, "no_caption", "no_caption", None, None]
     assert all(row["captioner"] is None for row in rows)
     counts = {"images": 5, "given": 3, "written": 0, "missing": 2}
-    assert info_of(images, "keep") == {"mode": "keep", "all_captions": False, "captioner": None, **counts}
+    nothing = {"captioner": None, "captioning": None, "cut": 0}
+    assert info_of(images, "keep") == {"mode": "keep", "all_captions": False, **nothing, **counts}
 
 
 def test_fill_writes_the_missing_ones_alone(images: Path, captioner: str) -> None:
@@ -125,7 +140,7 @@ import sys
 from pathlib import Path
 from pipeline.caption.captions import run
 from pipeline.config.steps import CaptionSlice, Settings
-run(CaptionSlice(mode={mode!r}, captioner="no such model"), Settings(), Path({images!r}), Path({out!r}))
+run(CaptionSlice(mode={mode!r}, captioner="no such model"), Settings(), Path({images!r}), Path("work"), Path({out!r}))
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -149,3 +164,87 @@ def test_a_tar_that_lost_samples_is_noticed(images: Path) -> None:
     images.write_text(json.dumps(sidecar))
     with pytest.raises(UserError, match=r"5 samples, but .* says 6"):
         captions(images, "keep")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_batches_of_any_size_give_the_same_captions(tmp_path: Path, family: str, temperature: float) -> None:
+    """All families, from the files of a shard to its table."""
+    pictures = {f"k{n}": picture(n, (40 + 24 * (n % 3), 48)) for n in range(8)}
+    images, model = write_shard(tmp_path / "00000.json", pictures), str(FAMILIES[family](tmp_path / "model"))
+    wanted = {"prompts": ["<CAPTION>" if family == "florence-2" else "Describe this image"], "temperature": temperature}
+    tables = [captions(images, "write", model, batch=batch, top_p=0.9, **wanted) for batch in (1, 3, 8)]
+    assert tables[0] == tables[1] == tables[2]
+    assert [row["key"] for row in tables[0]] == list(pictures) and len({row["caption"] for row in tables[0]}) > 3
+
+
+def test_every_prompt_and_sample_has_its_row(images: Path, chatty: str) -> None:
+    prompts = ["Describe this image", "What is in this image"]
+    drawn = {"samples": 2, "temperature": 1.0, "seed": 4}
+    rows = captions(images, "add", chatty, prompts=prompts, **drawn)
+    by_key = {key: [row for row in rows if row["key"] == key] for key in PICTURES}
+    assert [row["key"] for row in rows] == [key for key, of_key in by_key.items() for _ in of_key]
+    for key, of_key in by_key.items():
+        given = [row for row in of_key if row["captioner"] is None]
+        assert [row["caption"] for row in given] == ([GIVEN[key]] if GIVEN[key] and GIVEN[key].strip() else [])
+        assert [row["prompt"] for row in of_key] == [None] * len(given) + [0, 0, 1, 1]
+        assert len({row["caption"] for row in of_key[-4:]}) == 4
+    counts = {"images": 5, "given": 3, "written": 20, "missing": 0}
+    info = info_of(images, "add")
+    assert info.items() >= counts.items() and info["captioning"] == {"prompts": prompts, "max_tokens": 12, **drawn}
+    assert info["captioner"]["class"] == "LlavaForConditionalGeneration"
+    other_order = captions(images, "add", chatty, prompts=prompts[::-1], **drawn)
+    assert [(row["key"], row["caption"]) for row in other_order if row["prompt"] == 0] == [
+        (row["key"], row["caption"]) for row in rows if row["prompt"] == 1
+    ]
+
+
+def test_a_model_without_prompts_writes_one_caption(images: Path, tmp_path: Path) -> None:
+    rows = captions(images, "write", str(save_blip(tmp_path / "blip")), prompts=["short", "long"])
+    assert [row["key"] for row in rows] == list(PICTURES) and all(row["prompt"] is None for row in rows)
+
+
+def test_cut_captions_are_counted(images: Path, chatty: str) -> None:
+    captions(images, "write", chatty, max_tokens=2)
+    short = info_of(images, "write")["cut"]
+    captions(images, "write", chatty, max_tokens=200)
+    assert short == 5 > info_of(images, "write")["cut"]
+
+
+def test_a_dtype_of_the_slice_is_that_of_the_model(images: Path, chatty: str) -> None:
+    """bfloat16 rounds the weights of this model so much that other words come out."""
+    tables = []
+    for dtype in ("float32", "bfloat16"):
+        slice_ = CaptionSlice(mode="write", captioner=chatty, captioning=Captioning(max_tokens=12), dtype=dtype)
+        run(slice_, Settings(), images, images.parent / "work", images.parent / "out.json")
+        tables.append(pq.read_table(images.parent / "out.parquet"))
+    assert tables[0] != tables[1]
+
+
+@pytest.mark.parametrize("damage", ["gone", "half"])
+def test_an_image_that_the_shard_lost_is_named(images: Path, captioner: str, damage: str) -> None:
+    tar = images.with_suffix(".tar")
+    with tarfile.open(tar) as archive:
+        members = [(member, archive.extractfile(member).read()) for member in archive]
+    with tarfile.open(tar, "w") as archive:
+        for member, data in members:
+            lost = member.name == "k3.png"
+            if not (lost and damage == "gone"):
+                member.size = len(data) // 2 if lost else len(data)
+                archive.addfile(member, io.BytesIO(data[: member.size]))
+    sidecar = json.loads(images.read_text())
+    sidecar["files"]["images"]["bytes"] = tar.stat().st_size
+    images.write_text(json.dumps(sidecar))
+    with pytest.raises(UserError, match=r"'k3'.* the shard is damaged, collect it again"):
+        captions(images, "write", captioner)
+
+
+def test_remote_code_reaches_the_model(images: Path, tmp_path: Path) -> None:
+    folder = save_llava(tmp_path / "own")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"model_type": "own", "auto_map": {"AutoConfig": "there--own.Config"}})
+    )
+    for allowed, words in ((False, "needs the code that comes with it"), (True, "takes code from there")):
+        with pytest.raises(UserError, match=words):
+            captions(images, "write", str(folder), remote_code=allowed)

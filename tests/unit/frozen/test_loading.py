@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.frozen.captioner import load_captioner
 from pipeline.frozen.clip import load_clip
 from pipeline.frozen.text import load_text_encoder
 from pipeline.frozen.vae import load_vae
@@ -25,7 +23,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    for name in ("vae", "clip", "pair", "blip", "llava"):
+    for name in ("vae", "clip"):
         getattr(small_models, f"save_{name}")(folder / name)
     return folder
 
@@ -125,27 +123,11 @@ def test_clip_features_are_those_of_transformers(models: Path) -> None:
     torch.testing.assert_close(text, plain.get_text_features(ids).pooler_output)
 
 
-@pytest.mark.parametrize("kind", ["pair", "blip", "llava"])
-def test_captioners_write_a_text_an_image_whatever_the_batch(models: Path, kind: str) -> None:
-    captioner = load_captioner(str(models / kind), CPU)
-    pictures = [picture(n, (40 + n, 50)) for n in range(4)] + [Image.new("RGB", (32, 32))]
-    together = captioner.write(pictures)
-    assert together == captioner.write(pictures[:2]) + captioner.write(pictures[2:])
-    words = set(" ".join(together).split())
-    assert words and words <= set(small_models.WORDS) and not words & set(small_models.SPECIAL)
-
-
-def test_a_chat_model_does_not_repeat_its_prompt(models: Path) -> None:
-    captioner = load_captioner(str(models / "llava"), CPU)
-    ids = captioner._inputs([picture(0)])["input_ids"]
-    assert ids.shape[1] > 16 and not captioner.write([picture(0)])[0].startswith("Describe this")
-
-
 def test_other_classes_are_named(models: Path) -> None:
     def text(ref: str, device: torch.device) -> object:
         return load_text_encoder(ref, None, device)
 
-    wrong = [(load_vae, "clip"), (load_clip, "vae"), (load_captioner, "clip"), (text, "pair")]
+    wrong = [(load_vae, "clip"), (load_clip, "vae"), (text, "vae")]
     for load, name in wrong:
         ref = str(models / name)
         with pytest.raises(UserError) as caught:

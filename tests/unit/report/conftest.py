@@ -120,10 +120,16 @@ def write_stage(folder, number):
 def write_manifest(folder, number):
     name, px = STAGES[number][:2]
     small = {"below_px": 310} if px > 32 else {}
+    left_out = {"duplicate": 10, "in_evaluation_set": 1, "near_evaluation_set": 1, "empty_caption": 4, **small}
+    trained = 5990 - sum(left_out.values())
+    licences = {"CC BY 4.0": trained - 1520, "CC0 <i>": 1500, **{f"other {n:02}": 1 for n in range(20)}}
+    captions = {"collected": 7000, "left_out": {"caption_in_evaluation_set": 30, "image_left_out": 20}, "trained": 6950}
     counts = {
-        "scenes": {"seen": 6000, "bad": {"truncated": 3, "too_small": 7}, "collected": 5990,
-                   "left_out": {"duplicate": 12, "empty_caption": 4, **small}, "trained": 5974 - sum(small.values())},
-        "scenes_synthetic": {"seen": 4000, "bad": {}, "collected": 4000, "left_out": {"duplicate": 1}, "trained": 3999},
+        "scenes": {"seen": 6000, "bad": {"truncated": 3, "too_small": 7}, "collected": 5990, "left_out": left_out,
+                   "trained": trained, "captions": captions, "licences": licences},
+        "scenes_synthetic": {"seen": 4000, "bad": {}, "collected": 4000, "left_out": {"duplicate": 1}, "trained": 3999,
+                             "captions": {"collected": 4000, "left_out": {"image_left_out": 1}, "trained": 3999},
+                             "licences": {"unknown": 3999}},
     }  # fmt: skip
     shards = [{"source": "scenes", "role": "real"}, {"source": "scenes_synthetic", "role": "synthetic"}]
     manifest = {

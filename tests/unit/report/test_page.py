@@ -96,6 +96,31 @@ def test_the_counts_go_from_the_ledger_to_training(finished):
     assert html.count(">10,000</td>") == 2
 
 
+def table_below(html, title, what):
+    """Label and cells of the rows of a table of the data section: the one headed `what` behind the title."""
+    table = re.search(rf"<h3>{re.escape(title)}.*?<th scope=\"col\">{what}</th>.*?</table>", html, re.DOTALL)[0]
+    rows = re.findall(r"<tr class.*?</tr>", table[table.rindex("<thead>") :], re.DOTALL)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_licences_of_what_is_trained_on(finished):
+    html = written(finished)
+    rows = table_below(html, "low_masked", "licences of the images")
+    assert rows[:3] == [["CC BY 4.0", "4,454", "0", "4,454"], ["unknown", "0", "3,999", "3,999"],
+                        ["CC0 &lt;i&gt;", "1,500", "0", "1,500"]]  # fmt: skip
+    assert rows[-2:] == [["11 others", "11", "0", "11"], ["trained on", "5,974", "3,999", "9,973"]] and len(rows) == 14
+    assert table_below(html, "high_full", "licences of the images")[-1] == ["trained on", "5,664", "3,999", "9,663"]
+
+
+def test_captions_and_what_is_left_out_for_the_evaluations_sake(finished):
+    html = written(finished)
+    assert table_below(html, "low_masked", "captions") == [
+        ["of stored images", "7,000", "4,000", "11,000"], ["caption in evaluation set", "−30", "0", "−30"],
+        ["image left out", "−20", "−1", "−21"], ["trained on", "6,950", "3,999", "10,949"],
+    ]  # fmt: skip
+    assert "has the same or nearly the same: 2 images and 30 captions." in Page(html).text
+
+
 def test_all_pairs_of_the_gallery_are_there_with_their_captions(finished):
     page = Page(written(finished))
     pairs = json.loads((finished.evaluation / "gallery.json").read_text())
@@ -199,6 +224,18 @@ def _edit(file, change):
         (lambda f: (f.stages[0].parent / "metrics.jsonl").write_text(""), r"metrics\.jsonl: not the metrics of a stage"),
         (lambda f: f.manifests[0].write_text('{"kind": "images"}'), r"low_masked\.json: not a manifest"),
         (lambda f: _edit(f.manifests[0], lambda v: v["counts"]["scenes"].update(trained=1)), "counts of scenes do not add up"),
+        (
+            lambda f: _edit(f.manifests[0], lambda v: v["counts"]["scenes"]["licences"].clear()),
+            "counts of scenes do not add up",
+        ),
+        (
+            lambda f: _edit(f.manifests[0], lambda v: v["counts"]["scenes"]["captions"].update(collected=1)),
+            "counts of scenes do not add up",
+        ),
+        (
+            lambda f: _edit(f.manifests[0], lambda v: v["counts"]["scenes"].pop("licences")),
+            r"low_masked\.json: has no licences of scenes; delete it and run again",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_broken_is_named(finished, spoil, told):

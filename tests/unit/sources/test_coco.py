@@ -1,9 +1,16 @@
+import io
 import json
+import tracemalloc
+import zipfile
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.embedded.scenes import write_coco
 from pipeline.errors import UserError
+from pipeline.ledger import Unusable
+from pipeline.sources.zipped import ZippedFolder
 
 
 @pytest.fixture
@@ -141,3 +148,200 @@ def test_attributes_must_be_an_object(collect, coco, tmp_path):
     (tmp_path / "attributes.json").write_text("[]")
     with pytest.raises(UserError, match=r"^sources\.mine\.attributes: .*must be an object"):
         collect("coco", attributes=str(tmp_path / "attributes.json"), **coco())
+
+
+@pytest.fixture
+def zipped(coco, tmp_path):
+    """The same set as two zips: (keys, bytes of the images' zip, bytes of the annotations' zip)."""
+    keys = coco()
+    pictures = {f"val2014/{path.name}": path.read_bytes() for path in sorted((tmp_path / "images").iterdir())}
+    annotations = {"annotations/captions_val2014.json": (tmp_path / "captions.json").read_bytes()}
+    images, captions = zip_bytes(pictures), zip_bytes(annotations | {"annotations/instances_val2014.json": b"{}"})
+    (tmp_path / "val2014.zip").write_bytes(images)
+    (tmp_path / "annotations.zip").write_bytes(captions)
+    keys = {"images": str(tmp_path / "val2014.zip"), "annotations": str(tmp_path / "annotations.zip")}
+    return keys | {"member": "annotations/captions_val2014.json"}, images, captions
+
+
+def zip_bytes(members, compression=zipfile.ZIP_DEFLATED):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def test_zips_give_what_folders_give(collect, coco, zipped):
+    keys, _, _ = zipped
+    whole = collect("coco", **coco())
+    found = collect("coco", **keys)
+    assert found.files == whole.files
+    assert [row["key"] for row in found.rows] == [row["key"] for row in whole.rows]
+
+
+def test_zips_on_a_web_server_are_fetched_once_for_all_shards(collect, zipped, site, coco):
+    keys, images, captions = zipped
+    remote = {"images": site.add("/val2014.zip", images), "annotations": site.add("/annotations.zip", captions)}
+    found = [collect("coco", shards=2, shard=shard, **(keys | remote)) for shard in (0, 1)]
+    assert found[0].files | found[1].files == collect("coco", **coco()).files
+    assert set(site.hits.values()) == {1}
+
+
+def test_a_zip_on_a_hub(collect, zipped, hub):
+    keys, images, captions = zipped
+    start = hub(**{"val2014.zip": images, "annotations.zip": captions})
+    found = collect("coco", **(keys | {"images": f"{start}/val2014.zip", "annotations": f"{start}/annotations.zip"}))
+    assert len(found.json) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"member": "captions.json"}, r"^sources\.mine\.member: captions\.json of .*annotations/captions_val2014\.json"),
+        ({"member": None}, r"^sources\.mine\.member: name one of the zip's files .*annotations/instances_val2014\.json"),
+        ({"member": "annotations/instances_val2014.json"}, r"^sources\.mine\.annotations: .*no list 'images'"),
+        ({"images": "captions.json"}, r"^sources\.mine\.images: .*captions\.json: no zip, or one that is cut off"),
+        ({"images": "{val2014,annotations}.zip"}, r"^sources\.mine\.images: .*matches 2 files, and must be one"),
+    ],
+)
+def test_zips_that_cannot_be_used_name_the_key(collect, zipped, tmp_path, change, words):
+    change = {key: str(tmp_path / value) if key == "images" else value for key, value in change.items()}
+    with pytest.raises(UserError, match=words):
+        collect("coco", **(zipped[0] | change))
+
+
+def test_a_zip_that_is_not_there_names_its_class(collect, zipped, site):
+    with pytest.raises(UserError, match=r"^sources\.mine\.images: http.*val2014\.zip cannot be fetched: http_404"):
+        collect("coco", **(zipped[0] | {"images": site.url("/val2014.zip")}))
+
+
+@pytest.mark.parametrize(
+    ("name", "pack", "reason"),
+    [
+        ("7.jpg", {"a/7.jpg": b"one", "b/7.jpg": b"other"}, "missing_file"),
+        ("7.jpg", {"a/8.jpg": b"one"}, "missing_file"),
+        ("../7.jpg", {"../7.jpg": b"one"}, "unsafe_member"),
+        ("/7.jpg", {"/7.jpg": b"one"}, "unsafe_member"),
+        ("7.jpg", {"7.jpg": b""}, "empty_file"),
+        ("7.jpg", {"7.jpg": bytes(300 * 2**20)}, "too_large"),
+    ],
+)
+def test_bad_members_of_a_zip_are_rows(collect, coco, tmp_path, name, pack, reason):
+    def rename(document):
+        document["images"] = [image | {"file_name": name} for image in document["images"] if image["id"] == 7]
+
+    (tmp_path / "images.zip").write_bytes(zip_bytes(pack))
+    found = collect("coco", **(coco(rename) | {"images": str(tmp_path / "images.zip")}))
+    assert found.sidecar["info"]["bad"] == {reason: 1}
+
+
+def test_a_bomb_that_lies_about_its_size_is_not_inflated(tmp_path):
+    data = bytearray(zip_bytes({"bomb.jpg": bytes(200 * 2**20)}))
+    honest = (200 * 2**20).to_bytes(4, "little")
+    for _ in range(2):
+        place = data.index(honest)
+        data[place : place + 4] = (1000).to_bytes(4, "little")
+    (tmp_path / "bomb.zip").write_bytes(data)
+    tracemalloc.start()
+    failure = ZippedFolder("here", tmp_path / "bomb.zip").read("bomb.jpg")
+    assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    tracemalloc.stop()
+    assert failure.reason == "unreadable_file"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_without_a_bound_are_not_read(tmp_path, make, method):
+    (tmp_path / "a.zip").write_bytes(zip_bytes({"a.jpg": make.jpeg()}, method))
+    assert "deflate" in ZippedFolder("here", tmp_path / "a.zip").read("a.jpg").detail
+
+
+@given(places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_anywhere_in_a_zip_is_an_error_for_people(tmp_path, make, places):
+    whole = bytearray(zip_bytes({f"{number}.jpg": make.jpeg(number) for number in range(3)}))
+    for share, value in places:
+        whole[int(share * len(whole))] = value
+    (tmp_path / "damaged.zip").write_bytes(whole)
+    try:
+        archive = ZippedFolder("here", tmp_path / "damaged.zip")
+    except UserError:
+        return
+    for number in range(3):
+        content = archive.read(f"{number}.jpg")
+        assert isinstance(content, Unusable) or content == make.jpeg(number)
+
+
+@pytest.fixture
+def ids(tmp_path):
+    def write(text, name="ids.csv"):
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return {"ids": str(tmp_path / name)}
+
+    return write
+
+
+PUBLISHED = """image_id,source,prompt,evaluation_seed
+000000000012,coco-30k,"Twelve, said
+twice.",41337
+000000000003,coco-30k,three,63155
+7,coco-30k, Seven ,1
+"""
+
+
+def test_a_table_of_ids_says_which_images_in_which_order_with_which_caption(collect, coco, ids):
+    found = collect("coco", **coco(), **ids(PUBLISHED))
+    assert [(key, value["caption"]) for key, value in found.json.items()] == [
+        ("000000000012", "Twelve, said twice."),
+        ("000000000003", "three"),
+        ("000000000007", "Seven"),
+    ]
+    assert found.json["000000000007"]["captions"] == ["Seven", "seven early", "seven late"]
+    parts = [list(collect("coco", shards=2, shard=shard, **coco(), **ids(PUBLISHED)).json) for shard in (0, 1)]
+    assert parts == [["000000000012", "000000000003"], ["000000000007"]]
+
+
+@pytest.mark.parametrize("text", ["\ufeff5\r\n\r\n000000000012\r\n", "image_id\n5\n12\n"])
+def test_ids_without_captions(collect, coco, ids, text):
+    found = collect("coco", **coco(), **ids(text, "ids.txt"))
+    assert [(key, value["caption"]) for key, value in found.json.items()] == [
+        ("000000000005", "five"),
+        ("000000000012", "twelve"),
+    ]
+
+
+def test_a_column_called_caption_does_too(collect, coco, ids):
+    assert collect("coco", **coco(), **ids("caption,image_id\nmine,5\n")).json["000000000005"]["caption"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image_id,prompt\n7,a\n99,b\n", r"ids\.csv:3: no image 99 in .*captions\.json"),
+        ("image_id,prompt\n7,a\n5,b\n007,c\n", r"ids\.csv:4: image 7 again, it is in line 2"),
+        ("7\n5\n7\n", r"ids\.csv:3: image 7 again, it is in line 1"),
+        ("image_id,prompt\n7,\n", r"ids\.csv:2: no prompt"),
+        ("image_id,prompt\n7,one, two\n", r"ids\.csv:2: more cells than columns"),
+        ("image_id,prompt\n7\n", r"ids\.csv:2: no prompt"),
+        ("id,prompt\n7,a\n", r"ids\.csv:1: 'id,prompt' is no image id"),
+        ("seven\n", r"ids\.csv:1: 'seven' is no image id"),
+        ("image_id\n-7\n", r"ids\.csv:2: '-7' is no image id"),
+        ("image_id\n\u0667\n", r"ids\.csv:2: '.' is no image id"),
+        ("1" * 5000, r"ids\.csv:1: '1{40}' is no image id"),
+        ("", "no ids"),
+        ("image_id,prompt\n", "no ids"),
+        (b"image_id,prompt\n7,caf\xe9\n", "neither a CSV nor a text file in UTF-8"),
+    ],
+)
+def test_ids_that_cannot_be_used_name_file_and_row(collect, coco, ids, text, words):
+    with pytest.raises(UserError, match=rf"^sources\.mine\.ids: .*{words}"):
+        collect("coco", **coco(), **ids(text))
+
+
+def test_a_missing_file_of_ids_names_its_key(collect, coco):
+    with pytest.raises(UserError, match=r"^sources\.mine\.ids: nowhere: cannot be read"):
+        collect("coco", ids="nowhere", **coco())
+
+
+def test_a_fraction_of_the_images(collect, coco):
+    found = collect("coco", fraction=0.5, **coco())
+    assert 0 < len(found.rows) == 4 - found.sidecar["info"]["passed_over"]["samples"] < 4

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pipeline.bench.synthetic import DataSet
 from pipeline.config.schema import Stage
 from pipeline.dataset import Manifest
+from pipeline.diffusion import uniforms
 from pipeline.errors import UserError
 from pipeline.train import blocks
-from pipeline.train.data import DEPTH, RING, Samples, paced, read_ahead
+from pipeline.train.data import DEPTH, RING, Samples, caption_of, paced, read_ahead
 from pipeline.train.order import Order, block_starts
 
 SMALL = dict(latent=(2, 2, 2), text=(3, 4))
@@ -76,6 +77,49 @@ def test_each_sample_comes_with_one_of_its_own_captions(rich):
     of_three = [found[0] for found, row in zip(chosen, rows, strict=True) if rich.index.texts[row] == 3]
     counts = np.bincount(of_three, minlength=3) / len(of_three)
     assert (np.abs(counts - 1 / 3) < 0.12).all()  # four standard deviations of some 200
+
+
+def given_and_written(rich, share):
+    """For samples with a given and two written captions, how often each is taken; for the others, that it is one of theirs."""
+    samples = samples_of(rich, written_share=share)
+    batch, rows = samples.batch(0, 1500), samples.stream.rows(0, 1500)
+    taken = np.zeros(3)
+    for row, text in zip(rows, batch.text.numpy(), strict=True):
+        found = [c for c in range(rich.index.texts[row]) if np.array_equal(sample(rich, row, c)[1], text)]
+        assert len(found) == 1
+        taken[found[0]] += rich.index.texts[row] == 3
+    return taken / taken.sum()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_written_captions_are_taken_as_often_as_asked(rich, share):
+    """Some 500 draws: four standard deviations are 0.09."""
+    expected = np.array([1 - share, share / 2, share / 2])
+    assert (np.abs(given_and_written(rich, share) - expected) < 0.09 * (expected > 0) * (expected < 1) + 1e-9).all()
+
+
+def test_without_a_share_batches_are_as_ever(rich):
+    """The choice as it was before there was a share, which stages that were trained so go on with."""
+    samples = samples_of(rich, written_share=None)
+    batch, rows = samples.batch(7, 300), samples.stream.rows(7, 300)
+    chance = uniforms(3, "toy/caption", torch.arange(7, 307), 1)[:, 0].numpy()
+    for row, text, choice in zip(rows, batch.text.numpy(), (chance * rich.index.texts[rows]).astype(int), strict=True):
+        assert np.array_equal(text, sample(rich, row, choice)[1])
+
+
+@settings(max_examples=50, deadline=None)
+@given(given=st.integers(0, 5), written=st.integers(0, 5), share=st.sampled_from([None, 0.0, 0.1, 0.5, 0.9, 1.0]))
+def test_shares_of_captions(given, written, share):
+    """Over an even grid of random numbers each caption has its share, to within a row of it."""
+    if given + written == 0:
+        return
+    ends = (np.arange(60) + 0.5) / 60
+    chance = np.stack(np.meshgrid(ends, ends), axis=-1).reshape(-1, 2)
+    number = np.full(len(chance), given, np.int16), np.full(len(chance), given + written, np.int16)
+    found = np.bincount(caption_of(chance, *number, share), minlength=given + written) / len(chance)
+    of_written = share if share is not None and given and written else written / (given + written)
+    assert found[:given].tolist() == pytest.approx([(1 - of_written) / max(given, 1)] * given, abs=1 / 60)
+    assert found[given:].tolist() == pytest.approx([of_written / max(written, 1)] * written, abs=1 / 60)
 
 
 def test_captions_differ_between_epochs(rich):

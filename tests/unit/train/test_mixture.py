@@ -88,7 +88,7 @@ def manifest(**sizes):
     row = np.concatenate([np.arange(size) for size in sizes.values()]).astype(np.int32)
     ends = np.cumsum([0, *sizes.values()]).tolist()
     sources = {name: (ends[n], ends[n + 1]) for n, name in enumerate(sizes)}
-    return SimpleNamespace(index=Index(shard, row, row, np.ones(len(row), np.int16)), sources=sources)
+    return SimpleNamespace(index=Index(shard, row, row, *[np.ones(len(row), np.int16)] * 2), sources=sources)
 
 
 def test_without_weights_all_samples_are_in_one_order():

@@ -84,6 +84,6 @@ def test_a_block_is_what_the_index_names_of_one_record_batch(shards, rows_at_onc
     shard, row = np.array(pairs, dtype=np.int32).reshape(-1, 2).T
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.train.order.ROWS_AT_ONCE", rows_at_once)
-        starts = block_starts(Index(shard, row, row, np.ones(len(row), np.int16)))
+        starts = block_starts(Index(shard, row, row, *[np.ones(len(row), np.int16)] * 2))
     changes = [n for n in range(1, len(pairs)) if (shard[n], row[n] // 256) != (shard[n - 1], row[n - 1] // 256)]
     assert starts.tolist() == [0, *changes, len(pairs)]
