@@ -31,28 +31,7 @@ from pipeline.frozen.text import TextEncoder, load_text_encoder
 from pipeline.frozen.vae import Vae, load_vae
 from pipeline.runtime import device_name, pick_device
 
-WORDS = [
-    "a",
-    "photo",
-    "of",
-    "the",
-    "red",
-    "green",
-    "blue",
-    "small",
-    "large",
-    "dog",
-    "cat",
-    "house",
-    "tree",
-    "river",
-    "on",
-    "under",
-    "beside",
-    "with",
-    "and",
-    "in",
-]
+WORDS = ("a", "the", "red", "green", "blue", "small", "large", "dog", "cat", "house", "tree", "river", "on", "in")
 
 
 def main(argv: list[str]) -> int:
