@@ -56,11 +56,11 @@ def test_a_killed_training_job_goes_on_to_the_same_weights(clone, finished, tmp_
     _kill_trainer(driver)
     assert driver.wait(60) != 0
     assert not (clone.folder / TARGET).exists()
-    assert _start(clone, overlay).wait(120) == 0
+    assert _start(clone, overlay).wait(400) == 0
     interrupted = (clone.folder / "results/train/high_full/ema.safetensors").read_bytes()
 
     work = clone.folder / "results/work/train/high_full"
     work.rename(tmp_path / "set-aside")
     (clone.folder / TARGET).unlink()
-    assert _start(clone, overlay).wait(120) == 0
+    assert _start(clone, overlay).wait(400) == 0
     assert (clone.folder / "results/train/high_full/ema.safetensors").read_bytes() == interrupted
