@@ -172,9 +172,9 @@ def _random_vae(channels: list[int], device: torch.device, dtype: torch.dtype) -
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline bench encode", description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1024, help="images of the shard")
+    parser.add_argument("--images", type=int, default=512, help="images of the shard")
     parser.add_argument("--side", type=int, default=512, help="their side in pixels")
-    parser.add_argument("--px", type=int, nargs="+", default=[256, 512], help="resolutions to encode at")
+    parser.add_argument("--px", type=int, nargs="+", default=[256], help="resolutions to encode at")
     parser.add_argument("--vae", default="embedded:vae", help="as models.vae")
     parser.add_argument(
         "--vae-channels", type=int, nargs="+", help="instead: random weights in Stable Diffusion's architecture, 128 256 512 512"

@@ -40,11 +40,20 @@ class Run:
         self.out = root / "encoded/photos/00000.json"
 
     def encode(
-        self, *resolutions: int, batch: int = 3, seed: int = 0, tokens: int | None = None, padding: str = "attend", **models: str
+        self,
+        *resolutions: int,
+        batch: int = 3,
+        workers: int | None = None,
+        seed: int = 0,
+        tokens: int | None = None,
+        padding: str = "attend",
+        **more: str,
     ) -> None:
+        """`more`: references of models, and text_storage, posterior and dtype."""
         text = {"text_tokens": tokens, "text_padding": padding}
-        slice_ = EncodeSlice(**{**self.models, **models}, resolutions=list(resolutions), seed=seed, **text)
-        settings = Settings.model_validate({"runtime": {"encode_batch": batch, "device": "cpu"}})
+        slice_ = EncodeSlice(**{**self.models, **more}, resolutions=list(resolutions), seed=seed, **text)
+        runtime = {"encode_batch": batch, "device": "cpu", "decode_workers": workers}
+        settings = Settings.model_validate({"runtime": runtime})
         folders = self.root / "latents/photos", self.root / "text/photos"
         run(slice_, settings, self.images, self.captions, *folders, self.out)
 
@@ -247,3 +256,77 @@ def test_a_damaged_shard_is_named_and_leaves_nothing(shard: Run) -> None:
 def test_a_px_that_the_vae_does_not_divide_is_named(shard: Run) -> None:
     with pytest.raises(UserError, match="px 18 is no multiple of 4"):
         shard.encode(16, 18)
+
+
+def test_the_mean_of_the_posterior_has_no_seed_and_lies_beside_the_samples(shard: Run) -> None:
+    shard.encode(16)
+    sampled, before = rows(shard.latents(16)), shard.written()
+    shard.encode(16, posterior="mean")
+    after, vae = shard.written(), load_vae(shard.models["vae"], torch.device("cpu"))
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + 1
+    info = shard.latents(16).info
+    assert info["posterior"] == "mean" and "seed" not in info and np.abs(rows(shard.latents(16)) - sampled).max() > 0.05
+    expected = vae.encode(torch.cat([unit_tensor([square(image, 16)]) * 2 - 1 for image in PICTURES.values()]))
+    np.testing.assert_allclose(rows(shard.latents(16)).astype(np.float32), expected.numpy(), rtol=2e-3, atol=2e-3)
+    shard.encode(16, posterior="mean", seed=9)
+    assert shard.written() == after and read_json(shard.out)["info"]["latents"]["16"]["posterior"] == "mean"
+
+
+def test_another_precision_is_another_cache_where_the_model_takes_it(shard: Run, tmp_path: Path) -> None:
+    shard.encode(16)
+    before = shard.written()
+    shard.encode(16, dtype="bfloat16")
+    made = set(shard.written()) - set(before)
+    assert len(made) == 1 and made.pop().startswith("text")  # the autoencoder asks for float32
+    info = read_json(shard.out)["info"]
+    assert info["latents"]["16"]["computed_in"] == "float32" and info["text"]["computed_in"] == "bfloat16"
+    vae = str(save_vae(tmp_path / "vae", force_upcast=False))
+    shard.encode(16, vae=vae)
+    whole, before = rows(shard.latents(16)).astype(np.float32), shard.written()
+    shard.encode(16, vae=vae, dtype="bfloat16")
+    half = rows(shard.latents(16)).astype(np.float32)
+    assert len(shard.written()) == len(before) + 1 and shard.latents(16).info["computed_in"] == "bfloat16"
+    assert 0 < np.linalg.norm(half - whole) / np.linalg.norm(whole) < 0.05
+
+
+@pytest.mark.parametrize("padding", ["attend", "drop"])
+def test_int8_text_reads_as_its_float16_to_within_its_steps(shard: Run, padding: str) -> None:
+    shard.encode(16, padding=padding)
+    whole, before = rows(shard.text()).astype(np.float32), shard.written()
+    lengths, size = text_table(shard)["length"], read_sidecar(shard.out, "encoded").file("text").stat().st_size
+    shard.encode(16, padding=padding, text_storage="int8")
+    after, table, small = shard.written(), text_table(shard), rows(shard.text())
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + 1
+    assert table.schema.names == ["key", "tokens", "length", "scales"] and table["length"].equals(lengths)
+    assert table.schema.field("tokens").type.value_type == pa.int8() and shard.text().info["dtype"] == "int8"
+    assert small.dtype == np.float16 and small.shape == whole.shape
+    step = np.abs(whole).max(-1, keepdims=True) / 127
+    assert (np.abs(small - whole) <= 0.6 * step + 1e-6).all() and not np.array_equal(small, whole)
+    assert read_json(shard.out)["info"]["text"]["storage"] == "int8" and list(verify(shard.root)) == []
+    assert read_sidecar(shard.out, "encoded").file("text").stat().st_size < size
+
+
+def test_bad_rows_of_int8_text_are_zeros(shard: Run, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(shard.models["text_encoder"], tmp_path / "large"))
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.startswith("text_model") and name.endswith("final_layer_norm.weight"))
+    weights[name] *= 1e6
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    shard.encode(16, text_encoder=str(folder), text_storage="int8")
+    bad = read_json(shard.out)["info"]["text"]["bad_rows"]
+    assert bad == {str(row): "fp16_overflow" for row in range(7)} and not rows(shard.text()).any()
+
+
+def test_the_bytes_are_the_same_for_any_number_of_workers(shard: Run, tmp_path: Path) -> None:
+    """More images than a piece of work holds, in batches that end in the middle of one."""
+    pictures = {f"k{n}": picture(n, SIZES[n % len(SIZES)]) for n in range(50)}
+    found = []
+    for workers in (0, 1, 3):
+        run_ = Run(tmp_path / str(workers), shard.models)
+        write_shard(run_.images, pictures)
+        write_captions(run_.captions, dict.fromkeys(pictures, "x"))
+        run_.encode(16, 32, batch=20, workers=workers)
+        found.append([read_sidecar(run_.out, "encoded").sha256(f"latents-{px}") for px in (16, 32)])
+    assert found[0] == found[1] == found[2] and len(set(found[0])) == 2

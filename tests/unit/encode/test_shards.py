@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.artifacts import BLOCK_ROWS, latents_schema
 from pipeline.dataset import ArrowShard
-from pipeline.encode.shards import Target, block_writer, to_half
+from pipeline.encode.shards import Target, block_writer, to_half, to_int8
 
 SHAPE = (2, 1, 3)
 
@@ -57,7 +57,21 @@ def test_a_failure_while_writing_leaves_the_old_file_without_its_sidecar(tmp_pat
 
 
 def test_to_half_names_rows_and_leaves_the_others_alone() -> None:
-    given_ = np.array([[1.0, 2.0], [np.nan, 1.0], [1e6, 1.0], [np.inf, 0.0], [65504.0, -1.0]], dtype=np.float32)
-    half, bad = (part.numpy() if isinstance(part, torch.Tensor) else part for part in to_half(torch.from_numpy(given_), 10))
+    given_ = torch.tensor([[1.0, 2.0], [np.nan, 1.0], [1e6, 1.0], [np.inf, 0.0], [65504.0, -1.0]])
+    half, bad = to_half(given_, 10)
     assert bad == {"11": "not_finite", "12": "fp16_overflow", "13": "not_finite"}
-    assert half.dtype == np.float16 and half.tolist() == [[1, 2], [0, 0], [0, 0], [0, 0], [65504, -1]]
+    assert half.dtype == torch.float16 and half.tolist() == [[1, 2], [0, 0], [0, 0], [0, 0], [65504, -1]]
+
+
+def test_int8_is_within_half_a_step_of_each_token() -> None:
+    half = (
+        torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1.0, 50.0, 6e4, 0.0])[:, None]
+    ).half()
+    half = half.nan_to_num(posinf=65504, neginf=-65504)
+    small, scales = to_int8(half)
+    assert small.dtype == torch.int8 and scales.dtype == torch.float16 and scales.shape == (4, 5)
+    error = (small.float() * scales.float()[:, :, None] - half.float()).abs().amax(-1)
+    assert (error <= scales.float() * 0.57).all()  # half a step, and 127 times the rounding of the scale
+    largest = small.abs().amax(-1)
+    assert (largest[:, :4] >= 126).all() and (largest[:, 4] == 0).all() and (scales[:, 4] == 0).all()
+    assert torch.equal(to_int8(half[1:2])[0], small[1:2])
