@@ -188,7 +188,9 @@ class Trainer:
         work.mkdir(parents=True, exist_ok=True)
         settings = self.folder / name / "settings.json"
         intervals = dict(device="cpu", checkpoint_every_images=48, log_every_images=96, samples_every_images=240)
-        sections = {"runtime": intervals | runtime, "validation": {}, "report": {}, "sources": {}} | (sections or {})
+        sections = {"runtime": intervals | runtime, "validation": {}, "report": {}, "evaluation": None, "sources": {}} | (
+            sections or {}
+        )
         with artifacts.atomic(settings) as temporary:  # another process of the same job may be reading it
             temporary.write_text(json.dumps(sections))
         config = slice_.model_copy(update={"vae": str(self._vae)}).to_json()

@@ -6,16 +6,16 @@
 import importlib
 import inspect
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 
-from pipeline.config import schema
+from pipeline.config import evaluation, schema
 from pipeline.config.fields import Section
 from pipeline.config.schema import Config
 from pipeline.config.sources import KINDS, Columns, Expect
@@ -32,12 +32,18 @@ SECTIONS: list[tuple[str, type[Section]]] = [
     ("model", schema.Model),
     ("diffusion", schema.Diffusion),
     ("stages.NAME", schema.Stage),
-    ("evaluation", schema.Evaluation),
+    ("evaluation", evaluation.Evaluation),
+    ("evaluation.sampler", evaluation.Sampler),
+    ("evaluation.geneval", evaluation.GenEval),
+    ("evaluation.curve", evaluation.Curve),
+    ("ablation", evaluation.Ablation),
+    ("ablation.arms.NAME", evaluation.Arm),
     ("runtime", schema.Runtime),
     ("runtime.downloads", schema.Downloads),
     ("report", schema.Report),
     ("plan", schema.Plan),
 ]
+SIMPLE = {NoneType: "null", str: "str", int: "int", float: "float", bool: "bool", object: "any"}
 INTRO = """# Configuration keys
 
 Made from `pipeline/config/schema.py` by `make generated`; do not edit.
@@ -73,16 +79,23 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    annotation = field.annotation
-    if isinstance(annotation, type):
-        text = "table" if issubclass(annotation, Section) else annotation.__name__
-    elif "pipeline.config" in str(annotation):
-        text = "table of tables"
-    else:
-        text = re.sub(r"Annotated\[str, FieldInfo\(.*?\)\]\)\]", "name", str(annotation).replace("typing.", ""))
-        text = re.sub(r"Annotated\[float, FieldInfo\(.*?\)\]\)\]", "float", text)
-        text = text.replace("Literal", "one of ").replace("None", "null")
-    return ", ".join([text, *_bounds(field)])
+    return ", ".join([_named(field.annotation), *_bounds(field)])
+
+
+def _named(kind: Any) -> str:
+    """A type in words of YAML: `Annotated` is what it annotates, a section is a table."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _named(inner[0])
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if origin in (Union, UnionType):
+        return " | ".join(_named(part) for part in inner)
+    if origin is None:
+        return "table" if isinstance(kind, type) and issubclass(kind, Section) else SIMPLE.get(kind, str(kind))
+    if origin is dict and _named(inner[1]).startswith("table"):
+        return "table of tables"
+    return f"{origin.__name__}[{', '.join('…' if part is ... else _named(part) for part in inner)}]"
 
 
 def _bounds(field: FieldInfo) -> Iterator[str]:

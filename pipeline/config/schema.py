@@ -10,21 +10,14 @@ and `docs/reference/config.md` are generated from this file (`make generated`).
 """
 
 import difflib
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from pipeline.config.evaluation import Ablation, Arm, Evaluation
 from pipeline.config.fields import Name, Section, report, result, runtime
+from pipeline.config.models import ModelRef
 from pipeline.config.sources import AnySource
-
-
-def _model_ref(value: str) -> str:
-    if value.startswith("hf:") and not re.fullmatch(r"hf:[\w.-]+/[\w.-]+@[\w./-]+", value):
-        raise ValueError(f"'{value}' must be hf:OWNER/NAME@REVISION; a commit hash is a revision that stays")
-    if not value.startswith("hf:") and "@" in value:
-        raise ValueError(f"'{value}' has a revision but is not hf:OWNER/NAME@REVISION")
-    return value
 
 
 def _posthoc_widths(value: list[float]) -> list[float]:
@@ -33,7 +26,6 @@ def _posthoc_widths(value: list[float]) -> list[float]:
     return value
 
 
-ModelRef = Annotated[str, AfterValidator(_model_ref)]
 Width = Annotated[float, Field(ge=0.001, le=0.288)]  # of t^γ with γ >= 0
 Sigma = Annotated[float, Field(gt=0)]
 PosthocWidths = Annotated[list[Width], AfterValidator(_posthoc_widths)]
@@ -191,20 +183,6 @@ class Stage(Section):
     fresh_optimizer: bool = result(True, "start AdamW anew instead of from the parent's state")
 
 
-class Evaluation(Section):
-    """Zero-shot evaluation on a COCO-format set."""
-
-    source: Name = result(doc="source with role `evaluation`")
-    images: int | None = result(None, "images to sample, one a caption, in the order of image ids; null: all of the set", ge=4)
-    features: str = result("inception", "feature network of FID and KID: `inception`, or a CLIP model as in `models`")
-    clip_score: ModelRef = result("embedded:clip", "CLIP model of the CLIP score")
-    resize: Literal["clean", "legacy_pytorch"] = result("clean", "clean-fid's resizing mode")
-    steps: int = result(30, "Heun steps", ge=2)
-    guidance: float = result(5.0, "classifier-free guidance scale; 1 is none", ge=0)
-    seed: int = result(0, "seed of the initial noise", ge=0)
-    untrained_images: int = result(0, "images of the untrained model for the ceiling, at most one a caption; 0: none", ge=0)
-
-
 class Validation(Section):
     """Samples that no stage trains on, and the loss on them at fixed noise levels."""
 
@@ -236,6 +214,7 @@ class Runtime(Section):
     encode_batch: int = runtime(64, "images an encoder batch", ge=1)
     decode_workers: int | None = runtime(None, "processes that decode images for the encoder; null: by the cores", ge=0)
     sample_batch: int = runtime(64, "images a sampling batch", ge=1)
+    sample_shards: int = runtime(1, "jobs that share the drawing of samples; 1: the evaluation draws them itself", ge=1)
     parallel: Literal["ddp", "fsdp"] = runtime("ddp", "processes keep whole copies of the weights, or `fsdp`: shards of them")
     microbatch: int | Literal["auto"] = runtime("auto", "images a forward pass of training; auto: as many as fit")
     compile: Literal["auto", "on", "off"] = runtime("auto", "compile the blocks of the network; auto: on CUDA")
@@ -296,6 +275,7 @@ class Config(Section):
     schedule: list[Name] = result(doc="stages in the order they are trained", min_length=1)
     validation: Validation = result(Validation(), "the validation loss while training")
     evaluation: Evaluation = result(doc="the final evaluation")
+    ablation: Ablation | None = result(None, "variants to compare at the same training FLOPs; null: none", neutral=True)
     runtime: Runtime = runtime(Runtime(), "how to run")
     plan: Plan = report(Plan(), "what `python -m pipeline plan` reckons with")
     report: Report = report(Report(), "what is shown")
@@ -309,7 +289,10 @@ class Config(Section):
         _known(self.evaluation.source, self.sources, "evaluation.source", "sources")
         if self.sources[self.evaluation.source].role != "evaluation":
             raise ValueError(f"sources.{self.evaluation.source}.role: must be evaluation, evaluation.source names it")
-        for stage in self.schedule:
+        for name, arm in self.arms.items():
+            _known(arm.stage, self.stages, f"ablation.arms.{name}.stage", "stages")
+            self.arm_model(name)
+        for stage in self.used_stages():
             self._check_stage(stage)
         return self
 
@@ -339,6 +322,24 @@ class Config(Section):
         chosen = self.stages[stage].sources
         return chosen if chosen is not None else [n for n, s in self.sources.items() if s.role != "evaluation"]
 
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """Variants of the ablation by name; none without one."""
+        return self.ablation.arms if self.ablation else {}
+
+    def arm_model(self, arm: str) -> Model:
+        """The network of a variant. Raises: ValueError naming a key of it that does not fit."""
+        given = {key: getattr(self.model, key) for key in self.model.model_fields_set}
+        try:
+            return Model(**{**given, **self.arms[arm].model})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"ablation.arms.{arm}.model.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+    def used_stages(self) -> list[str]:
+        """Stages of the schedule, then those of the ablation that are not in it."""
+        return list(dict.fromkeys([*self.schedule, *(arm.stage for arm in self.arms.values())]))
+
     def parent(self, stage: str) -> str | None:
         """The stage before this one."""
         place = self.schedule.index(stage)
@@ -346,10 +347,10 @@ class Config(Section):
 
     def resolutions(self, source: str) -> list[int]:
         """Resolutions at which a source is needed, in pixels, ascending."""
-        return sorted({self.stages[s].px for s in self.schedule if source in self.stage_sources(s)})
+        return sorted({self.stages[s].px for s in self.used_stages() if source in self.stage_sources(s)})
 
     def training_sources(self) -> list[str]:
-        """Sources that any stage of the schedule trains on."""
+        """Sources that any stage of the schedule or the ablation trains on."""
         return [name for name in self.sources if self.resolutions(name)]
 
 

@@ -11,12 +11,12 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
+from pipeline.config.evaluation import Evaluation
 from pipeline.config.fields import Section, result
 from pipeline.config.schema import (
     Captioning,
     Config,
     Diffusion,
-    Evaluation,
     Filters,
     FrozenModels,
     Model,
@@ -111,6 +111,7 @@ class TrainSlice(Slice):
     text_encoder: str = result(doc="for the sample grids")
     text_tokens: int | None = result(None)
     seed: int = result()
+    training_flops: float | None = result(None, "train for so many instead of stage.images, in whole batches", neutral=True)
 
 
 class EvaluateSlice(Slice):
@@ -127,6 +128,7 @@ class Settings(Section):
     runtime: Runtime = Runtime()
     validation: Validation = Validation()
     report: Report = Report()
+    evaluation: Evaluation | None = None  # for the scores while training; None: a step that is run by hand
     yields: dict[str, float] = Field({})  # sources.NAME.min_yield, where it is given
 
     @classmethod
@@ -138,7 +140,8 @@ class Settings(Section):
             record = json.loads(file.read_text(encoding="utf-8"))
             given = {name: source["min_yield"] for name, source in record["sources"].items()}
             yields = {name: least for name, least in given.items() if least is not None}
-            return cls(runtime=record["runtime"], validation=record["validation"], report=record["report"], yields=yields)
+            sections = {name: record[name] for name in ("runtime", "validation", "report", "evaluation")}
+            return cls(**sections, yields=yields)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{file}: not a run's record ({error}); Snakemake writes it, or leave --settings away") from error
 
@@ -202,8 +205,21 @@ def _train(config: Config, stage: str) -> Slice:
     )
 
 
-def _evaluate(config: Config) -> Slice:
-    return EvaluateSlice(evaluation=config.evaluation, models=config.models, seed=config.seed)
+def _train_arm(config: Config, arm: str, seed: str) -> Slice:
+    """One variant of the ablation: one stage from scratch, for the FLOPs that all variants get."""
+    assert config.ablation, "arms are those of an ablation"
+    stage = config.ablation.arms[arm].stage
+    whole = _train(config, config.schedule[0])
+    own = {"name": stage, "stage": config.stages[stage], "base_px": config.stages[stage].px, "model": config.arm_model(arm)}
+    return whole.model_copy(update={**own, "seed": int(seed), "training_flops": config.ablation.training_flops})
+
+
+def _evaluate(config: Config, guidance: str | None = None) -> Slice:
+    """With the scale of the configuration, or another of its sweep. The sweep itself is no reason to evaluate again."""
+    changed: dict[str, Any] = {"guidance_sweep": []}
+    if guidance is not None:
+        changed |= {"guidance": float(guidance), "geneval": None, "prompt_sets": {}, "untrained_images": 0}
+    return EvaluateSlice(evaluation=config.evaluation.model_copy(update=changed), models=config.models, seed=config.seed)
 
 
 STEPS: dict[str, Callable[..., Slice]] = {
@@ -213,6 +229,7 @@ STEPS: dict[str, Callable[..., Slice]] = {
     "encode": _encode,
     "manifest": _manifest,
     "train": _train,
+    "train-arm": _train_arm,
     "evaluate": _evaluate,
 }
 

@@ -12,8 +12,7 @@ from pipeline.artifacts import sha256_file, write_json
 from pipeline.config.steps import EvaluateSlice, Settings
 from pipeline.errors import UserError
 from pipeline.evaluate import card, gallery
-from pipeline.evaluate.reals import PREPARATION, Real, captions_sha256, ids_sha256, read_reals, with_captions
-from pipeline.evaluate.sample import Images, Sampler, Trained, reconstruct
+from pipeline.evaluate.sample import Images, Sampler, reconstruct
 from pipeline.evaluate.scores import Prepared, Scorer, accuracy, distances, two_draws
 from pipeline.fingerprint import digest, git_commit
 from pipeline.frozen.clip import load_clip
@@ -22,7 +21,9 @@ from pipeline.frozen.text import load_text_encoder
 from pipeline.frozen.vae import load_vae
 from pipeline.metrics.features import clip_tower, inception
 from pipeline.metrics.fid import fid
+from pipeline.reals import PREPARATION, Real, captions_sha256, ids_sha256, read_reals, with_captions
 from pipeline.runtime import device_name, pick_device, pick_precision
+from pipeline.trained import Trained
 
 
 class Tools(NamedTuple):

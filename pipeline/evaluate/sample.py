@@ -13,62 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.artifacts import atomic, read_json
+from pipeline.artifacts import atomic
 from pipeline.diffusion import EDM, normals, sample
-from pipeline.errors import UserError
 from pipeline.frozen.text import TextEncoder
 from pipeline.frozen.vae import Vae
-from pipeline.model import MicroDiT, MicroDiTConfig, state_layout
+from pipeline.model import MicroDiT
 from pipeline.runtime import progress
 
 FOLDER_IMAGES = 1000  # files a sub-folder
 Maker = Callable[[list[int]], np.ndarray]  # indices to images [B, px, px, 3] uint8
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The averaged weights of a finished stage."""
-
-    file: Path
-    config: MicroDiTConfig
-    state: dict[str, Tensor]
-    edm: EDM
-    frozen: dict[str, str]  # references of the `vae` and the `text_encoder` it was trained with
-    images_seen_total: int
-    fingerprint: str
-
-    @classmethod
-    def read(cls, folder: Path) -> "Trained":
-        """Raises: UserError naming the file that is missing or does not fit."""
-        summary, file = read_json(folder / "summary.json"), folder / "ema.safetensors"
-        try:
-            config, edm = MicroDiTConfig.from_dict(summary["model"]), EDM.from_dict(summary["diffusion"])
-            frozen = {name: summary[name] for name in ("vae", "text_encoder")}
-            seen, fingerprint = summary["images_seen_total"], summary["fingerprint"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{folder / 'summary.json'}: not a stage's summary ({error}); train that stage again") from error
-        try:
-            state = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{file}: not readable ({error}); train that stage again") from error
-        shapes, layout = {name: tuple(tensor.shape) for name, tensor in state.items()}, state_layout(config)
-        for name in sorted(name for name in shapes.keys() | layout if shapes.get(name) != layout.get(name)):
-            raise UserError(
-                f"{file}: {name} has shape {shapes.get(name)}, the model in summary.json {layout.get(name)}; "
-                "train that stage again"
-            )
-        return cls(file, config, state, edm, frozen, seen, fingerprint)
-
-    def network(self) -> MicroDiT:
-        return MicroDiT.from_state(self.config, self.state)
-
-    def untrained(self, seed: int) -> MicroDiT:
-        """The same architecture as it was before any training."""
-        return MicroDiT(self.config, seed=seed)
 
 
 @dataclass(frozen=True)

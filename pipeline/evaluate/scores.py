@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from pipeline.embedded import detector
-from pipeline.evaluate.reals import Real
 from pipeline.frozen.clip import Clip
 from pipeline.metrics.clip_score import clip_score
 from pipeline.metrics.features import FeatureNetwork, features
 from pipeline.metrics.fid import fid, kid
+from pipeline.reals import Real
 from pipeline.runtime import progress
 
 

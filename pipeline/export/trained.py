@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.artifacts import read_json
-from pipeline.config.schema import ModelRef
+from pipeline.config.models import ModelRef
 from pipeline.diffusion import EDM
 from pipeline.errors import UserError
 from pipeline.export import official

@@ -29,7 +29,9 @@ class Shard:
         slice_ = CaptionSlice(mode="write", captioner=str(save_llava(folder / "model")), captioning=wanted)
         self._config = slice_.to_json()
         runtime = {"device": "cpu", "caption_batch": BATCH}
-        write_json(folder / "settings.json", {"runtime": runtime, "validation": {}, "report": {}, "sources": {}})
+        write_json(
+            folder / "settings.json", {"runtime": runtime, "validation": {}, "report": {}, "evaluation": None, "sources": {}}
+        )
 
     def start(self, name: str):
         (self.folder / name).mkdir(exist_ok=True)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from pipeline.artifacts import CAPTIONS, read_sidecar, write_sidecar
 from pipeline.errors import UserError
-from pipeline.evaluate.reals import captions_sha256, ids_sha256, read_reals, with_captions
 from pipeline.frozen.pixels import square
+from pipeline.reals import captions_sha256, ids_sha256, read_reals, with_captions
 
 
 def test_images_come_in_the_order_of_their_ids_over_all_shards(shards):

@@ -9,9 +9,10 @@ from PIL import Image
 from pipeline.artifacts import read_json, write_json
 from pipeline.errors import UserError
 from pipeline.evaluate.evaluate import _load as load_tools
-from pipeline.evaluate.sample import Images, Sampler, Trained, reconstruct
+from pipeline.evaluate.sample import Images, Sampler, reconstruct
 from pipeline.frozen.text import load_text_encoder
 from pipeline.frozen.vae import load_vae
+from pipeline.trained import Trained
 
 CPU = torch.device("cpu")
 CAPTIONS = ["a red circle", "a blue square", "two stars", "", "شكل أحمر 🟥", "a " * 500, "a green cross"]

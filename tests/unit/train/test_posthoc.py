@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 
 from pipeline.artifacts import read_json
 from pipeline.errors import UserError
-from pipeline.evaluate.sample import Trained
 from pipeline.export import load_model_folder
 from pipeline.export.trained import run as export
 from pipeline.train.posthoc import run
+from pipeline.trained import Trained
 from tests.training import Trainer
 
 WIDTHS = [0.05, 0.07, 0.1]
