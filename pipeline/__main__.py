@@ -18,6 +18,7 @@ from typer._click.exceptions import ClickException  # typer does not export it
 
 from pipeline.config import STEPS, load, slice_for
 from pipeline.config import steps as slices
+from pipeline.config.evaluation import Ablation
 from pipeline.errors import UserError
 from pipeline.runtime import process_record
 
@@ -161,6 +162,18 @@ def card(
     from pipeline.report.card import run
 
     run(slices.Settings.read(settings), evaluation, stages, RECORDS, out)
+
+
+@app.command()
+def ablation(
+    config: ConfigOption,
+    folder: Annotated[Path, typer.Option(help="folder of the trainings, one ARM-SEED each, with their evaluations")],
+    out: OutOption,
+) -> None:
+    """Variants at equal training FLOPs: their FIDs over the seeds beside what the paper found, as JSON, table and plot."""
+    from pipeline.ablation.compare import run
+
+    run(Ablation.model_validate_json(config), folder, out)
 
 
 @app.command()

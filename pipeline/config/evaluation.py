@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.fields import Name, Section, result, runtime
+from pipeline.config.fields import Name, Section, report, result, runtime
 from pipeline.config.models import ModelRef
 
 Guidance = Annotated[float, Field(ge=0)]
@@ -84,7 +84,14 @@ class Arm(Section):
     stage: Name = result(doc="stage of `stages` that it trains; images follow from the budget")
     title: str = result(doc="what the table calls it", min_length=1)
     model: dict[str, object] = result({}, "keys of `model` that differ")
-    paper: str = result("", "the number in the paper that it answers to")
+
+
+class Claim(Section):
+    """Two variants of which one has the lower FID, as the paper found."""
+
+    better: Name = report(doc="the variant of the lower FID")
+    worse: Name = report(doc="the variant of the higher FID")
+    paper: str = report(doc="what the paper measured", min_length=1)
 
 
 class Ablation(Section):
@@ -93,9 +100,14 @@ class Ablation(Section):
     arms: dict[Name, Arm] = result(doc="variants by name", min_length=2)
     seeds: list[int] = result([0, 1, 2], "a training of each variant for each seed", min_length=1)
     training_flops: float = result(doc="floating-point operations of one training", gt=0)
+    claims: list[Claim] = report([], "what the paper says of them, to be compared")
 
     @model_validator(mode="after")
-    def _seeds_differ(self) -> "Ablation":
+    def _names_and_seeds(self) -> "Ablation":
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} has one twice")
+        for claim in self.claims:
+            for name in (claim.better, claim.worse):
+                if name not in self.arms:
+                    raise ValueError(f"claims: no '{name}' in arms (known: {', '.join(self.arms)})")
         return self

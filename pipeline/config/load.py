@@ -1,12 +1,13 @@
 """Reading and validating YAML files, with errors for people."""
 
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config.schema import Config, Stage, nearest
+from pipeline.config.schema import Config, nearest
 from pipeline.config.sources import KINDS
 from pipeline.errors import UserError
 
@@ -69,9 +70,13 @@ def _fields(path: list[str], values: dict[str, Any]) -> list[str]:
     """Names that are allowed at a place in the configuration."""
     if len(path) == 2 and path[0] == "sources":
         return list(KINDS[values["sources"][path[1]]["kind"]].model_fields)
-    if len(path) == 2 and path[0] == "stages":
-        return list(Stage.model_fields)
-    section: Any = Config
+    kind: Any = Config
     for part in path:
-        section = section.model_fields[part].annotation
-    return list(section.model_fields)
+        kind = _value_type(kind, part)
+    return list(kind.model_fields)
+
+
+def _value_type(kind: Any, key: str) -> Any:
+    """Type of the value at a key: of a section's field, of a table's values, of an item of a list; without `| None`."""
+    inner = kind.model_fields[key].annotation if hasattr(kind, "model_fields") else get_args(kind)[-1]
+    return next(part for part in get_args(inner) if part is not NoneType) if NoneType in get_args(inner) else inner

@@ -20,6 +20,7 @@ from pipeline.diffusion import EDM
 from pipeline.engine.objective import Objective
 from pipeline.engine.optimizer import learning_rate
 from pipeline.runtime import StopRequest, pick_precision, progress
+from pipeline.train.budget import within_budget
 from pipeline.train.checkpoint import Checkpoints, State
 from pipeline.train.clock import Clock
 from pipeline.train.data import Samples, paced, read_ahead
@@ -71,9 +72,10 @@ class Training:
     def __init__(
         self, slice_: TrainSlice, settings: Settings, manifest: Path, parent: Path | None, work: Path, processes: Processes
     ) -> None:
+        self.manifest, self.parent = Manifest.read(manifest), Parent.read(parent)
+        slice_ = within_budget(slice_, self.manifest)
         self.slice, self.stage, self.settings, self.processes = slice_, slice_.stage, settings, processes
         self.clock = Clock(processes.device)
-        self.manifest, self.parent = Manifest.read(manifest), Parent.read(parent)
         self.objective = self._objective()
         pinned = processes.device.type == "cuda"
         self.samples = Samples(self.manifest, self.stage, slice_.seed, slice_.name, settings.runtime.data_reading, pinned)

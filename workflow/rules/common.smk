@@ -113,6 +113,12 @@ def all_stages(pattern):
     return [pattern.format(stage=stage) for stage in CONFIG.schedule]
 
 
+def arms_of_ablation(pattern):
+    """Expand {arm} and {seed} over the variants of the ablation."""
+    seeds = CONFIG.ablation.seeds if CONFIG.ablation else []
+    return [pattern.format(arm=arm, seed=seed) for arm in CONFIG.arms for seed in seeds]
+
+
 def inference_gpu():
     """Resource: one GPU for inference where the run has any."""
     return min(1, CONFIG.runtime.gpus)

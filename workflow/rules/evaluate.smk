@@ -33,10 +33,12 @@ rule evaluate:
         code=code("pipeline.evaluate.evaluate"),
         images=lambda wildcards, input: [f"--images={file}" for file in input.images],
         captions=lambda wildcards, input: [f"--captions={file}" for file in input.captions],
+        weights=lambda wildcards, input: os.path.dirname(input.summary),
+        out=lambda wildcards, output: os.path.dirname(output.card),
+        work=lambda wildcards: f"results/work/eval/{wildcards.stage}",
     shell:
         "python -m pipeline evaluate --config {params.config:q} --settings {params.settings} {params.images:q} {params.captions:q}"
-        " --weights results/train/{wildcards.stage} --work results/work/eval/{wildcards.stage}"
-        " --out results/eval/{wildcards.stage} 2>&1 | tee {log:q}"
+        " --weights {params.weights:q} --work {params.work:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule card:

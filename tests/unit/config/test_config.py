@@ -43,12 +43,16 @@ def _sections(cls=Section):
 
 
 @pytest.mark.parametrize(
-    "section", [s for s in _sections() if s.__module__ == "pipeline.config.schema"], ids=lambda s: s.__name__
+    "section", [s for s in _sections() if s.__module__.startswith("pipeline.config.")], ids=lambda s: s.__name__
 )
 def test_every_key_has_a_role_and_a_meaning(section):
     for name, field in section.model_fields.items():
         assert (field.json_schema_extra or {}).get("role") in {"result", "runtime", "report"}, name
         assert field.description or name == "kind", name
+
+
+ARMS = {name: {"stage": "low_full", "title": name} for name in "ab"}
+ABLATION = {"training_flops": 1, "arms": ARMS}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +71,31 @@ def test_every_key_has_a_role_and_a_meaning(section):
         ("stages.low_masked.sources", ["coco"], "stages.low_masked.sources: coco is the evaluation set"),
         ("sources.scenes.store_side", 32, "sources.scenes.store_side: 32 is below stages.high"),
         ("runtime.devise", "cpu", "runtime.devise: no such key; did you mean 'device'?"),
+        ("evaluation.sampler", {"nam": "euler"}, "evaluation.sampler.nam: no such key; did you mean 'name'?"),
+        ("evaluation.geneval", {"promts": "x"}, "evaluation.geneval.promts: no such key; did you mean 'prompts'?"),
+        ("stages.low_masked.imags", 1, "stages.low_masked.imags: no such key; did you mean 'images'?"),
+        (
+            "ablation",
+            ABLATION | {"arms": {"a": {"stage": "x", "title": "x"}}},
+            "ablation.arms: dictionary should have",
+        ),
+        ("ablation", ABLATION | {"claims": [{"better": "a", "worse": "c", "paper": "x"}]}, "ablation: claims: no 'c' in arms"),
+        ("ablation", ABLATION | {"seeds": [1, 1]}, "ablation: seeds: [1, 1] has one twice"),
+        (
+            "ablation",
+            {"training_flops": 1, "arms": ARMS | {"b": {"stage": "no", "title": "b"}}},
+            "ablation.arms.b.stage: no",
+        ),
+        (
+            "ablation",
+            {"training_flops": 1, "arms": ARMS | {"b": {"stage": "low_full", "title": "b", "model": {"dpth": 3}}}},
+            "ablation.arms.b.model.dpth: Extra inputs are not permitted",
+        ),
+        (
+            "ablation",
+            {"training_flops": 1, "arms": ARMS | {"b": {"stage": "low_full", "title": "b", "modl": {}}}},
+            "ablation.arms.b.modl: no such key; did you mean 'model'?",
+        ),
         ("sources", [1], "sources: input should be a valid dictionary"),
     ],
 )
@@ -152,3 +181,28 @@ def test_settings_come_from_the_record(tmp_path):
     record.write_text("{}")
     with pytest.raises(UserError, match="not a run's record"):
         Settings.read(record)
+
+
+def test_the_arms_of_an_ablation_differ_in_what_they_say_alone(values):
+    values["ablation"] = {
+        "training_flops": 1e9,
+        "arms": ARMS | {"b": {"stage": "high_full", "title": "b", "model": {"depth": 3}}},
+    }
+    config = validate(values)
+    a, b = (json.loads(slice_for(config, "train-arm", arm=arm, seed="7")) for arm in "ab")
+    assert a["seed"] == b["seed"] == 7 and a["training_flops"] == b["training_flops"] == 1e9
+    assert (a["name"], a["base_px"], b["name"], b["base_px"]) == ("low_full", 32, "high_full", 64)
+    assert b["model"] == a["model"] | {"depth": 3} and a["model"]["depth"] is None
+    assert config.used_stages() == config.schedule
+    values["schedule"] = ["low_masked"]
+    shorter = validate(values)
+    assert shorter.used_stages() == ["low_masked", "low_full", "high_full"] and shorter.resolutions("scenes") == [32, 64]
+
+
+def test_a_sweep_of_the_guidance_is_no_part_of_an_evaluation(values):
+    before = slice_for(validate(values), "evaluate")
+    values["evaluation"]["guidance_sweep"] = [1.5, 3]
+    config = validate(values)
+    assert slice_for(config, "evaluate") == before
+    swept = json.loads(slice_for(config, "evaluate", guidance="1.5"))["evaluation"]
+    assert swept["guidance"] == 1.5 and swept["untrained_images"] == 0
