@@ -14,7 +14,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 .SILENT:
 
 demo: $(VENV)/installed
-	$(RUN) $(SNAKEMAKE) --quiet rules host -- results/fid_coco.json results/report.html results/model/config.json
+	$(RUN) $(SNAKEMAKE) --quiet rules host -- results/fid_coco.json results/report.html results/model/model_index.json
 	$(RUN) python -m pipeline show results/fid_coco.json
 
 test: $(VENV)/installed

@@ -39,4 +39,5 @@ rule all:
     input:
         "results/fid_coco.json",
         "results/report.html",
-        "results/model/config.json",
+        "results/model/model_index.json",
+        guidance_sweep(),

@@ -8,6 +8,7 @@ file reruns nothing and changing its content does.
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,13 +70,21 @@ INDEX = pa.schema(
         ("given", pa.int16()),  # how many of these came with the image; they are before those that a model wrote
     ]
 )
+BUCKET = pa.field("bucket", pa.int16())  # place in the manifest's `buckets`
+BUCKETED_INDEX = INDEX.append(BUCKET)  # where latents have the shapes of buckets
 
 
 def latents_schema(shape: tuple[int, int, int], info: dict[str, Any]) -> pa.Schema:
-    """Rows of (key, latent): fp16, C·H·W values in row-major order. `info` says what made them."""
-    values = pa.list_(pa.float16(), int(np.prod(shape)))
+    """Rows of (key, latent): fp16, C·H·W values in row-major order. `info` says what made them.
+
+    With `buckets` in `info`, [H, W] each, a row has the shape of one of them, none of which has more values than `shape`;
+    a column `bucket` says which.
+    """
+    buckets = "buckets" in info
+    values = pa.list_(pa.float16(), -1 if buckets else int(np.prod(shape)))
     metadata = {"shape": json.dumps(shape), "info": canonical_json(info)}
-    return pa.schema([("key", pa.string()), ("latent", values)], metadata=metadata)
+    columns = [pa.field("key", pa.string()), pa.field("latent", values)]
+    return pa.schema([*columns, BUCKET] if buckets else columns, metadata=metadata)
 
 
 def text_schema(shape: tuple[int, int], info: dict[str, Any]) -> pa.Schema:
@@ -124,6 +133,13 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Raises: UserError if the disk has less room than `needed` bytes for what is to be written as `path`, or into it."""
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    if free < needed:
+        raise UserError(f"{path}: {needed:,} bytes are needed and {free:,} free; make room and run again")
 
 
 def fsync(path: Path) -> None:

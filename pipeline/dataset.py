@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts import BLOCK_ROWS, INDEX, read_json, read_sidecar
+from pipeline.artifacts import BLOCK_ROWS, BUCKET, BUCKETED_INDEX, INDEX, read_json, read_sidecar
 from pipeline.errors import UserError
 from pipeline.fingerprint import digest
 
@@ -25,6 +25,7 @@ Reading = Literal["mapped", "read"]
 ADVICE = 1 << 20  # bytes; Linux cuts advice off at what the disk takes at once
 SCALES = "scales"  # column of files whose values are int8
 KEYS = pa.ipc.IpcReadOptions(included_fields=[0])  # nothing else of the file is read
+BUCKETS = pa.ipc.IpcReadOptions(included_fields=[2])
 
 
 class Block(NamedTuple):
@@ -43,7 +44,8 @@ class Block(NamedTuple):
 class ArrowShard:
     """Random access to one latents or text shard. May be used by several threads.
 
-    `shape` is the shape of a row's values, `info` what made them. Blocks are views of the file if `reading` is "mapped",
+    `shape` is the shape of a row's values, `info` what made them. With `buckets` among it, rows have the shape of one of
+    these instead, and no more values. Blocks are views of the file if `reading` is "mapped",
     copies if it is "read"; single rows are views either way. A file that is replaced meanwhile stays as it was, one that
     is cut breaks views.
     Raises: UserError naming the file if it cannot be opened or read, or was not written in blocks of BLOCK_ROWS rows.
@@ -73,23 +75,32 @@ class ArrowShard:
         with _readable(self.path):
             return pa.ipc.open_file(self._source, options=KEYS).read_all()["key"].to_pylist()
 
-    def block(self, number: int) -> Block:
-        """Rows number · BLOCK_ROWS and on, in one read of the file."""
+    @property
+    def row_buckets(self) -> np.ndarray:
+        """The bucket [rows] int16 of every row; nothing else of the file is read."""
+        with _readable(self.path):
+            return pa.ipc.open_file(self._source, options=BUCKETS).read_all()[BUCKET.name].to_numpy()
+
+    def block(self, number: int, ahead: bool = True) -> Block:
+        """Rows number · BLOCK_ROWS and on, in one read of the file; not `ahead`: of a map only what is looked at."""
         with _readable(self.path):
             batch = self._batch(self._source, number)
-            if self._source is not self._file:
+            if ahead and self._source is not self._file:
                 self._read_ahead(batch.column(1).values.buffers()[1])
             return self._block(batch)
 
     def row(self, index: int) -> np.ndarray:
-        """One row [*shape], float16, filled up with zeros where it is shorter. Reads nothing of the other rows, which
-        takes a map: from a file Arrow reads no less than a block."""
+        """One row, float16, in the shape of its bucket, or [*shape], filled up with zeros where it is shorter. Reads
+        nothing of the other rows, which takes a map: from a file Arrow reads no less than a block."""
         number, inside = divmod(index, BLOCK_ROWS)
         with _readable(self.path):
-            block = self._block(self._batch(self._map, number))
+            batch = self._batch(self._map, number)
+            block = self._block(batch)
             if inside >= len(block.starts) - 1:
                 raise ValueError(f"has no row {index}")
-        row = dequantised(block, inside)
+            row = dequantised(block, inside)
+            if "buckets" in self.info:
+                return row.reshape(self.shape[0], *self.info["buckets"][batch.column(BUCKET.name)[inside].as_py()])
         missing = int(np.prod(self.shape)) - len(row)
         return (np.pad(row, (0, missing)) if missing else row).reshape(self.shape)
 
@@ -173,13 +184,14 @@ class Index(NamedTuple):
     text: np.ndarray  # int32, first row of the text embeddings to choose among
     texts: np.ndarray  # int16, how many
     given: np.ndarray  # int16, how many of these came with the image, before those that a model wrote
+    bucket: np.ndarray | None = None  # int16, place in the manifest's buckets; None: all latents have one shape
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises: UserError if it is no index."""
         with _readable(path):
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-            if table.schema.names != INDEX.names:
+            if table.schema.names not in (INDEX.names, BUCKETED_INDEX.names):
                 raise ValueError(f"columns {table.schema.names}, not {INDEX.names}")
         return cls(*(_whole(column) for column in table.columns))
 
@@ -188,10 +200,19 @@ def _whole(column: pa.ChunkedArray) -> np.ndarray:
     return column.chunk(0).to_numpy() if column.num_chunks == 1 else column.to_numpy()  # one chunk needs no copy
 
 
+class Bucket(NamedTuple):
+    """A shape of latents, in latent pixels, and how many samples to train on have it."""
+
+    height: int
+    width: int
+    samples: int
+
+
 class Manifest:
     """The samples a stage trains on: row n of `index` names the shard and the rows in it that hold sample n.
 
-    `latent_shape` is (C, h, w), `text_shape` (L, Dt); `vae` and `text_encoder` are the identities of the models;
+    `latent_shape` is (C, h, w), `text_shape` (L, Dt); with `buckets` the former is that of the square one, which has the
+    most values, and the index says which bucket a sample is of; `vae` and `text_encoder` are the identities of the models;
     `sources` gives the rows [first, end) of each source in the index.
     """
 
@@ -203,6 +224,7 @@ class Manifest:
         self.samples: int = value["samples"]
         self.latent_shape: tuple[int, int, int] = tuple(value["latent_shape"])
         self.text_shape: tuple[int, int] = tuple(value["text_shape"])
+        self.buckets: list[Bucket] = [Bucket(**bucket) for bucket in value.get("buckets", [])]
         self.text_padding: str = value["text_padding"]
         self.vae: dict[str, Any] = value["vae"]
         self.text_encoder: dict[str, Any] = value["text_encoder"]

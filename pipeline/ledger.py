@@ -36,7 +36,7 @@ FAILURES = {
     "damaged_archive": "not an archive, or no longer one from some place on; what came before is used",
     "empty_file": "0 bytes",
     "not_an_image": "no image format that is known here",
-    "truncated": "the image ends before its end mark",
+    "truncated": "the image, or the answer that holds it, ends before its end",
     "decode_error": "the image is damaged, or of a kind that has no plain RGB form",
     "too_large": "more pixels or bytes than are read",
 }

@@ -1,4 +1,4 @@
-"""The evaluation set: real images in the order of their ids, and the first so many captions."""
+"""The evaluation set: real images in their order, and the first so many captions."""
 
 import hashlib
 import io
@@ -50,14 +50,20 @@ class Real:
 
 
 def read_reals(images: list[Path], captions: list[Path]) -> list[Real]:
-    """All images of the evaluation source, in the order of their ids, from aligned sidecars of shards and captions; of
-    several captions an image has its first.
+    """All images of the evaluation source, from aligned sidecars of shards and captions; of several captions an image has
+    its first. They are in the order of their ids, those of COCO in the order of the file of ids where there is one: its
+    shards, one after the other, have that order.
 
     Raises: UserError if the captions are not those of the shard.
     """
     if len(images) != len(captions):
         raise UserError(f"evaluate: {len(images)} sidecars of images, {len(captions)} of captions; give one for each shard")
-    reals = [real for pair in zip(images, captions, strict=True) for real in _read_shard(*pair)]
+    reals = [real for pair in sorted(zip(images, captions, strict=True)) for real in _read_shard(*pair)]
+    kinds = {read_sidecar(path, "images").info.get("source_kind") for path in images}
+    return reals if kinds == {"coco"} else _by_id(reals)
+
+
+def _by_id(reals: list[Real]) -> list[Real]:
     return sorted(reals, key=lambda real: _natural(real.key))
 
 
@@ -102,6 +108,11 @@ def with_captions(reals: list[Real], count: int | None) -> list[Real]:
 
 
 def ids_sha256(reals: list[Real]) -> str:
+    """Hash of the image ids, one a line, ascending: which images they are, in whatever order."""
+    return order_sha256(_by_id(reals))
+
+
+def order_sha256(reals: list[Real]) -> str:
     """Hash of the image ids, one a line, in their order."""
     return hashlib.sha256("\n".join(real.id for real in reals).encode()).hexdigest()
 

@@ -26,15 +26,23 @@ class Trained:
     fingerprint: str
 
     @classmethod
-    def read(cls, folder: Path) -> "Trained":
-        """Raises: UserError naming the file that is missing or does not fit."""
-        summary, file = read_json(folder / "summary.json"), folder / "ema.safetensors"
+    def read(cls, folder: Path, weights: str = "ema") -> "Trained":
+        """`weights` are "ema", those at the end, or "best", those of the lowest FID while the stage was trained.
+
+        Raises: UserError naming the file that is missing or does not fit.
+        """
+        summary, file = read_json(folder / "summary.json"), folder / f"{weights}.safetensors"
         try:
             config, edm = MicroDiTConfig.from_dict(summary["model"]), EDM.from_dict(summary["diffusion"])
             frozen = {name: summary[name] for name in ("vae", "text_encoder")}
             seen, fingerprint = summary["images_seen_total"], summary["fingerprint"]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder / 'summary.json'}: not a stage's summary ({error}); train that stage again") from error
+        if weights == "best":
+            best = summary.get("best_by_fid")
+            if best is None:
+                raise UserError(f"{folder}: was trained without scores; set evaluation.curve.images and run its training again")
+            seen += best["images"] - summary["images_seen"]
         try:
             state = load_file(file)
         except (OSError, SafetensorError) as error:

@@ -22,6 +22,7 @@ from pipeline import artifacts
 from pipeline.config.schema import Diffusion, Model, Stage
 from pipeline.config.steps import TrainSlice
 from pipeline.dataset import Manifest
+from pipeline.frozen.models import identity
 from pipeline.train.data import Samples
 
 CHANNELS, LENGTH, WIDTH = 4, 3, 8
@@ -72,6 +73,14 @@ def write_manifest(folder: Path, px: int, side: int, latents=None) -> Path:
     manifest |= {"files": files, "sources": {"toys": [0, TRAINED]}, "text_padding": "attend"}
     artifacts.write_json(folder / "manifest.json", manifest)
     return folder / "manifest.json"
+
+
+def encoded_by(manifest, **models):
+    """Let the manifest say that these made its latents or text: {"vae" or "text_encoder": folder}."""
+    value = artifacts.read_json(manifest)
+    known = {name: identity(str(folder)) for name, folder in models.items()}
+    if value != value | known:
+        artifacts.write_json(manifest, value | known)
 
 
 def poisoned(values):
@@ -182,8 +191,11 @@ class Trainer:
     def __init__(self, server, vae, folder):
         self._server, self._vae, self.folder = server, vae, folder
 
-    def start(self, slice_, manifest, name="run", parent=None, deadline=None, environment=None, sections=None, **runtime):
-        """`sections` are those of the settings beside `runtime`."""
+    def start(
+        self, slice_, manifest, name="run", parent=None, deadline=None, environment=None, sections=None, more=(), **runtime
+    ):
+        """`sections` are those of the settings beside `runtime`, `more` further arguments."""
+        encoded_by(manifest, vae=self._vae)
         work, out = self.folder / name / "work", self.folder / name / "out"
         work.mkdir(parents=True, exist_ok=True)
         settings = self.folder / name / "settings.json"
@@ -197,7 +209,7 @@ class Trainer:
         arguments = ["train", "--config", config, "--manifest", manifest, "--work", work, "--out", out, "--settings", settings]
         arguments += ["--parent", parent] if parent else []
         arguments += ["--deadline-minutes", deadline] if deadline is not None else []
-        where = ([str(value) for value in arguments], environment or {}, self.folder / name, self.log(name))
+        where = ([str(value) for value in (*arguments, *more)], environment or {}, self.folder / name, self.log(name))
         process = self._server.Process(target=command_line, args=where)
         process.start()
         return process

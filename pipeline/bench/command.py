@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 BENCHES = {
     "train-step": ("pipeline.bench.train_step", "speed of the training step, and what the whole recipe would cost"),
+    "sample": ("pipeline.bench.sample", "images a second that a network draws, by sampler and number of steps"),
     "loader": ("pipeline.bench.loader", "samples a second that the data loader delivers"),
     "encode": ("pipeline.bench.encode", "images a second of decoding, encoding and writing, alone and together"),
 }

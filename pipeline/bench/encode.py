@@ -111,7 +111,7 @@ class Bench:
 
     def _made(self) -> list[Resolution]:
         targets = {px: Target(self.folder / f"latents-{px}.arrow", "latents", "") for px in self.px}
-        return list(resolutions(targets, self.vae, {"seed": 0}, "of the bench").values())
+        return list(resolutions(targets, self.vae, {"seed": 0}, "of the bench", self.batch).values())
 
     def _write(self, made: list[Resolution], latents: dict[int, torch.Tensor]) -> None:
         with ExitStack() as stack:

@@ -1,6 +1,7 @@
 """Data sets of random numbers in the form that training reads, of any size."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.artifacts import (
     BLOCK_ROWS,
+    BUCKETED_INDEX,
     INDEX,
     atomic,
     file_record,
@@ -28,7 +30,8 @@ class DataSet:
     """What to make. `rows` samples in `shards` of the same size; with `files` there are only so many different shards,
     so that millions of rows fit on a disk. Sample n of a shard has 1 + n % captions captions, one of them given; `kept`
     is the share of the rows that the index names, `held_out` how many it leaves to validation; sources share out the
-    shards.
+    shards. With `buckets` (height and width) latents have these shapes at random, the first ones most often; none has more
+    values than `latent`.
     """
 
     rows: int = 16384
@@ -42,6 +45,7 @@ class DataSet:
     kept: float = 1.0
     held_out: int = 0
     sources: tuple[str, ...] = ("synthetic",)
+    buckets: tuple[tuple[int, int], ...] = ()
 
     @property
     def shard_rows(self) -> int:
@@ -73,6 +77,7 @@ class DataSet:
                 "index": _write_index(index, folder / "index.arrow"),
                 "validation": _write_index(held_out, folder / "validation.arrow"),
             },
+            **self._count_buckets(index),
             "info": {},
             "sources": {name: rows[n : n + 2] for n, name in enumerate(self.sources)},
             "shards": shards,
@@ -85,11 +90,25 @@ class DataSet:
         texts = self._texts()
         one = {"row": np.arange(self.shard_rows), "text": np.cumsum(texts) - texts, "texts": texts, "given": texts > 0}
         columns = {"shard": np.repeat(np.arange(self.shards, dtype=np.int32), self.shard_rows)}
+        if self.buckets:
+            one["bucket"] = self._row_buckets()
         columns |= {name: np.tile(values.astype(np.int32), self.shards) for name, values in one.items()}
         if self.kept < 1:
             kept = np.random.default_rng(1).random(self.rows) < self.kept
             columns = {name: values[kept] for name, values in columns.items()}
         return columns
+
+    def _row_buckets(self) -> np.ndarray:
+        """[rows of a shard], the same in all."""
+        shares = 1 / np.arange(1, len(self.buckets) + 1)
+        return np.random.default_rng(3).choice(len(self.buckets), self.shard_rows, p=shares / shares.sum())
+
+    def _count_buckets(self, index: dict[str, np.ndarray]) -> dict[str, Any]:
+        if not self.buckets:
+            return {}
+        counts = np.bincount(index["bucket"], minlength=len(self.buckets)).tolist()
+        shapes = zip(self.buckets, counts, strict=True)
+        return {"buckets": [{"height": height, "width": width, "samples": count} for (height, width), count in shapes]}
 
     def _texts(self) -> np.ndarray:
         return 1 + np.arange(self.shard_rows) % self.captions
@@ -98,8 +117,27 @@ class DataSet:
         random = np.random.default_rng([2, number])
         texts = int(self._texts().sum())
         schema = text_schema(self.text, {"padding": self.padding, "dtype": self.storage})
-        latents = _write_blocks(folder / f"latents-{number}.arrow", latents_schema(self.latent, {}), self.shard_rows, random)
+        path = folder / f"latents-{number}.arrow"
+        if self.buckets:
+            latents = _write_bucketed(path, self.latent, self.buckets, self._row_buckets(), random)
+        else:
+            latents = _write_blocks(path, latents_schema(self.latent, {}), self.shard_rows, random)
         return {"latents": latents, "text": _write_blocks(folder / f"text-{number}.arrow", schema, texts, random)}
+
+
+def _write_bucketed(
+    path: Path, shape: tuple[int, int, int], buckets: Sequence[tuple[int, int]], of_rows: np.ndarray, random: np.random.Generator
+) -> dict[str, Any]:
+    """As `_write_blocks`, latents in the shapes of their buckets."""
+    schema = latents_schema(shape, {"buckets": buckets})
+    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), schema) as sink:
+        for first in range(0, len(of_rows), BLOCK_ROWS):
+            part = of_rows[first : first + BLOCK_ROWS]
+            sizes = [shape[0] * height * width for height, width in (buckets[number] for number in part)]
+            values = variable_list([random.integers(0, ONE, size, np.uint16).view(np.float16) for size in sizes])
+            keys = pa.array([str(first + n) for n in range(len(part))])
+            sink.write_batch(pa.record_batch([keys, values, pa.array(part, pa.int16())], schema=schema))
+    return {"path": path.name, "sha256": ""}
 
 
 def _write_blocks(path: Path, schema: pa.Schema, rows: int, random: np.random.Generator) -> dict[str, Any]:
@@ -126,7 +164,8 @@ def _lists(values: np.ndarray, lengths: np.ndarray, variable: bool) -> pa.Array:
 
 
 def _write_index(columns: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
-    arrays = [pa.array(columns[field.name].astype(field.type.to_pandas_dtype(), copy=False)) for field in INDEX]
-    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), INDEX) as sink:
-        sink.write_batch(pa.record_batch(arrays, schema=INDEX))
+    schema = BUCKETED_INDEX if "bucket" in columns else INDEX
+    arrays = [pa.array(columns[field.name].astype(field.type.to_pandas_dtype(), copy=False)) for field in schema]
+    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), schema) as sink:
+        sink.write_batch(pa.record_batch(arrays, schema=schema))
     return file_record(path, len(arrays[0]), path.parent)

@@ -5,15 +5,14 @@ FLOPs are counted as in the paper's recipe: 2 a multiply-add of every matmul and
 
 import argparse
 import json
-import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from typing import Any
 
 import torch
 
+from pipeline.bench.machine import facts, peak_memory_gb, pick_device, pick_precision
 from pipeline.bench.matmuls import own_shapes_flops
 from pipeline.bench.split import Split
 from pipeline.diffusion import EDM
@@ -23,7 +22,6 @@ from pipeline.engine.objective import Objective
 from pipeline.engine.peak import datasheet, measured, seconds, wait
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.step import ATTENTION, Speed, TrainStep
-from pipeline.fingerprint import git_commit
 from pipeline.model import PRESETS, MicroDiT, at_resolution, training_flops
 
 PRICES = (2.00, 2.60, 3.75)  # dollars an H100-hour
@@ -51,21 +49,12 @@ PAPER = (
 def main(arguments: Sequence[str]) -> int:
     """Measure and print JSON."""
     options = _parser().parse_args(arguments)
-    device = (
-        torch.device("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else torch.device(options.device)
-    )
+    device = pick_device(options.device)
     torch.backends.cuda.matmul.allow_tf32 = False
-    facts = {
-        "command": "python -m pipeline bench train-step " + " ".join(arguments),
-        "commit": git_commit(),
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({torch.get_num_threads()} threads)",
-        "torch": torch.__version__,
-        "arch": options.arch,
-    }
+    head = {**facts("train-step", arguments, device), "arch": options.arch}
     stages = PAPER if options.recipe else (PaperStage("", options.px, options.mask, 0),)
     results = [measure(stage, options, device) for stage in stages]
-    result = {**facts, **({"stages": results, "projection": project(results)} if options.recipe else results[0])}
+    result = {**head, **({"stages": results, "projection": project(results)} if options.recipe else results[0])}
     json.dump(result, sys.stdout, indent=1)
     print()
     return 0
@@ -91,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 def measure(stage: PaperStage, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """One stage's step: throughput, shares of three peaks, memory, and where the time goes."""
     gpu = device.type == "cuda"
-    precision = _precision(options.precision, device)
+    precision = pick_precision(options.precision, device)
     step, batch = _step(stage, options, device, precision)
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
@@ -117,15 +106,9 @@ def measure(stage: PaperStage, options: argparse.Namespace, device: torch.device
         "images_per_second": round(images / elapsed, 3),
         "tflops": round(reached / 1e12, 3),
         "share_of_peak": _shares(reached, step, stage, device, precision),
-        "peak_memory_gb": round((torch.cuda.max_memory_allocated(device) if gpu else _resident()) / 1e9, 2),
+        "peak_memory_gb": peak_memory_gb(device),
         "time": {part: round(spent / sum(parts.values()), 4) for part, spent in parts.items()},
     }
-
-
-def _precision(wanted: str, device: torch.device) -> torch.dtype:
-    if wanted == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return getattr(torch, wanted)
 
 
 def _step(
@@ -160,10 +143,6 @@ def _shares(reached: float, step: TrainStep, stage: PaperStage, device: torch.de
         name: {"share": round(reached / flops, 4), "tflops": round(flops / 1e12, 3)} if flops else None
         for name, flops in peaks.items()
     }
-
-
-def _resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def project(stages: list[dict[str, Any]]) -> dict[str, Any]:

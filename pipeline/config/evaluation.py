@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from pipeline.config.fields import Name, Section, report, result, runtime
 from pipeline.config.models import ModelRef
 
+PICKSCORE = "hf:yuvalkirstain/PickScore_v1@a4e4367c6dfa7288a00c550414478f865b875800"
+
 Guidance = Annotated[float, Field(ge=0)]
 
 
@@ -21,6 +23,12 @@ class Sampler(Section):
     interval: tuple[float, float] | None = result(
         None, "noise levels, low and high, between which guidance acts (arXiv 2404.07724); null: all", neutral=True
     )
+
+    @model_validator(mode="after")
+    def _interval_is_one(self) -> "Sampler":
+        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
+            raise ValueError(f"interval: {list(self.interval)} is none; give two noise levels, the lower one first, from 0 on")
+        return self
 
 
 class GenEval(Section):
@@ -68,13 +76,15 @@ class Evaluation(Section):
     geneval: GenEval | None = result(None, "whether pictures show what the prompts name; null: not asked", neutral=True)
     prompt_sets: dict[Name, str] = result(
         {},
-        "files of prompts to draw as grids, such as PartiPrompts and DrawBench: .tsv or .csv with a column Prompt(s), or .txt",
+        "files of prompts to draw as pages, such as PartiPrompts and DrawBench: .tsv or .csv with a column Prompt(s), or .txt; "
+        "a path or a URL",
         neutral=True,
     )
     prompts_a_set: int = result(64, "prompts of a set that are drawn, spread over its categories", ge=1, neutral=True)
     preference: list[Literal["hpsv2", "imagereward", "pickscore"]] = result(
-        [], "preference scores of the samples, by packages that are installed separately", neutral=True
+        [], "preference scores of the samples; `hpsv2` and `imagereward` need their packages, installed apart", neutral=True
     )
+    pickscore: ModelRef = result(PICKSCORE, "CLIP model of the preference score `pickscore` (arXiv 2305.01569)", neutral=True)
     curve: Curve = runtime(Curve(), "scores while training")
 
 

@@ -115,7 +115,7 @@ def _default(field: FieldInfo) -> str:
 
 CLI_INTRO = """# Command line
 
-Made from `pipeline/__main__.py` by `make generated`; do not edit.
+Made from `pipeline/cli/` by `make generated`; do not edit.
 
 `python -m pipeline COMMAND …`. The rules of the workflow call these commands; each also works by hand. The JSON that
 `--config` takes is printed by `python -m pipeline config STEP`. A mistake is one line on stderr and exit code 1, a
@@ -127,7 +127,7 @@ wrong option exit code 2.
 def command_line() -> str:
     """One table a sub-command: argument or option, type, default, meaning."""
     # By name: the command line imports this package, which for its part must not depend on it.
-    group = typer.main.get_command(importlib.import_module("pipeline.__main__").app)
+    group = typer.main.get_command(importlib.import_module("pipeline.cli").app)
     return CLI_INTRO + "\n".join(_command(name, command) for name, command in group.commands.items())
 
 

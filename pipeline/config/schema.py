@@ -48,6 +48,18 @@ class FrozenModels(Section):
     posterior: Literal["sample", "mean"] = result(
         "sample", "latents are one `sample` of the autoencoder's posterior, as in the paper, or its `mean`", neutral=True
     )
+    crop: Literal["centre", "buckets"] = result(
+        "centre",
+        "latents of an image's `centre` square, as the paper's, or in the nearest of some aspect ratios, its `buckets`",
+        neutral=True,
+    )
+    max_aspect: float = result(2.0, "longer side / shorter side of a bucket at most", ge=1, neutral=True)
+    bucket_step: int | None = result(
+        None,
+        "sides of buckets are multiples of this, in pixels; null: px / 16, rounded up to what the autoencoder can divide",
+        ge=1,
+        neutral=True,
+    )
     dtype: Literal["float32", "bfloat16"] = result(
         "float32", "what the frozen models compute in when they encode and caption; `bfloat16` for GPUs", neutral=True
     )
@@ -211,6 +223,12 @@ class Runtime(Section):
     precision: Literal["auto", "float32", "bfloat16"] = runtime("auto", "autocast of training; auto: bfloat16 on CUDA")
     downloads: Downloads = runtime(Downloads(), "how files are fetched")
     caption_batch: int = runtime(32, "images a captioner batch", ge=1)
+    captioner_mb: int | None = runtime(
+        None,
+        "memory of a captioning job, in 10^6 bytes; null: 4,000 for the embedded captioner, 4,000 and twice its weights for one "
+        "in a folder, 32,000 for one of the hub",
+        ge=1,
+    )
     encode_batch: int = runtime(64, "images an encoder batch", ge=1)
     decode_workers: int | None = runtime(None, "processes that decode images for the encoder; null: by the cores", ge=0)
     sample_batch: int = runtime(64, "images a sampling batch", ge=1)
@@ -232,7 +250,9 @@ class Runtime(Section):
     keep_checkpoints: int = runtime(2, "checkpoints kept beside the final one", ge=1)
     log_every_images: int = runtime(20_480, "images between lines of metrics.jsonl", ge=1)
     samples_every_images: int = runtime(2_048_000, "images between sample grids", ge=1)
-    sample_prompts: list[str] = runtime([], "prompts of the sample grids; empty: the first captions of the training data")
+    sample_prompts: list[str] = runtime(
+        [], "prompts of the sample grids; empty: the first captions of the evaluation set with evaluation.curve, else of the data"
+    )
 
 
 class Report(Section):
@@ -241,6 +261,7 @@ class Report(Section):
     title: str = report("Shoestring run", "title of the report page")
     dollars_per_hour: float = report(0.0, "price of one device-hour, for the cost table", ge=0)
     device_name: str | None = report(None, "name of the device in the cost table; null: as found")
+    earlier: list[str] = report([], "cards of earlier runs (fid_coco.json) to compare with")
 
 
 class Plan(Section):
@@ -312,6 +333,8 @@ class Config(Section):
         for name in self.stages[stage].weights or {}:
             if name not in names:
                 raise ValueError(f"{where}.weights: '{name}' is none of the stage's sources ({', '.join(names)})")
+        if self.stages[stage].weights and self.models.crop == "buckets":
+            raise ValueError(f"{where}.weights: batches of one bucket have no fixed share of each source; leave weights out")
         if self.stages[stage].images % self.stages[stage].batch_images:
             raise ValueError(
                 f"{where}.images: {self.stages[stage].images} is no multiple of batch_images {self.stages[stage].batch_images}"

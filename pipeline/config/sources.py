@@ -156,7 +156,7 @@ class CocoSource(Source):
     ids: str | None = result(
         None,
         "table with the ids of the images to use, in this order: a CSV with image_id and, to use it as the caption, prompt, "
-        "or a text file with an id a line; null: all, by id",
+        "or a text file with an id a line; a path or a URL; null: all, by id",
         neutral=True,
     )
     attributes: str | None = result(None, "JSON file {image id: attributes} that a detector is scored against")
@@ -182,10 +182,13 @@ def has_table(source: Source) -> bool:
 
 
 def local_files(source: Source) -> list[str]:
-    """Files on this machine that a source names, sorted. Those that globs match exist, the others may not."""
+    """Files on this machine that a source names, sorted. Those that globs match exist, the others may not; a folder is no
+    file."""
     if isinstance(source, FolderSource):
         return sorted(glob.glob(f"{glob.escape(source.path)}/metadata.*"))
     named = [getattr(source, key, None) for key in ("path", "files", "links", "table", "annotations", "ids", "attributes")]
+    if isinstance(source, CocoSource) and source.images.lower().endswith(".zip"):
+        named.append(source.images)
     patterns = [name for name in named if name is not None and "://" not in name]
     expanded = [file for pattern in patterns for file in braceexpand(pattern)]
     return sorted(file for name in expanded for file in (glob.glob(name, recursive=True) if glob.has_magic(name) else [name]))

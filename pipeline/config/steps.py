@@ -28,6 +28,8 @@ from pipeline.config.schema import (
 from pipeline.config.sources import AnySource
 from pipeline.errors import UserError
 
+BUCKETS = ("crop", "max_aspect", "bucket_step")  # keys of models; without buckets no reason to encode again
+
 
 class Slice(Section):
     """Result keys of one step."""
@@ -76,6 +78,9 @@ class EncodeSlice(Slice):
     text_padding: str = result("attend", neutral=True)
     text_storage: str = result("float16", neutral=True)
     posterior: str = result("sample", neutral=True)
+    crop: str = result("centre", neutral=True)
+    max_aspect: float = result(2.0, neutral=True)
+    bucket_step: int | None = result(None, neutral=True)
     dtype: str = result("float32", neutral=True)
     resolutions: list[int] = result()
     seed: int = result()
@@ -176,6 +181,7 @@ def _encode(config: Config, source: str) -> Slice:
         text_padding=models.text_padding,
         text_storage=models.text_storage,
         posterior=models.posterior,
+        **({name: getattr(models, name) for name in BUCKETS} if models.crop == "buckets" else {}),
         dtype=models.dtype,
         resolutions=config.resolutions(source),
         seed=config.seed,
@@ -222,6 +228,15 @@ def _evaluate(config: Config, guidance: str | None = None) -> Slice:
     return EvaluateSlice(evaluation=config.evaluation.model_copy(update=changed), models=config.models, seed=config.seed)
 
 
+def _sample(config: Config, guidance: str | None = None) -> Slice:
+    """What the drawing of samples depends on: how they are scored is no reason to look at them again."""
+    whole = _evaluate(config, guidance)
+    assert isinstance(whole, EvaluateSlice)
+    drawn = ("source", "images", "sampler", "steps", "guidance", "seed")
+    kept = Evaluation(**{key: getattr(whole.evaluation, key) for key in drawn})
+    return whole.model_copy(update={"evaluation": kept})
+
+
 STEPS: dict[str, Callable[..., Slice]] = {
     "table": _table,
     "collect": _collect,
@@ -231,6 +246,7 @@ STEPS: dict[str, Callable[..., Slice]] = {
     "train": _train,
     "train-arm": _train_arm,
     "evaluate": _evaluate,
+    "sample": _sample,
 }
 
 

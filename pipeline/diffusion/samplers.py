@@ -1,11 +1,13 @@
-"""Sampling: Heun's method on the EDM grid (arXiv 2206.00364, algorithm 1) and classifier-free guidance.
+"""Sampling on the EDM grid, and classifier-free guidance.
 
-Each function is pure; a denoiser is any (x [B, C, H, W], sigma [B]) -> [B, C, H, W].
+All three methods follow dx/dσ = (x - D(x; σ)) / σ (arXiv 2206.00364, equation 1 with σ(t) = t) from pure noise to σ = 0,
+without churn. Each function is pure; a denoiser is any (x [B, C, H, W], sigma [B]) -> [B, C, H, W].
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,10 +15,22 @@ from torch import Tensor
 from pipeline.diffusion.edm import EDM, Network
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+OnStep = Callable[[int, int], None]  # (steps done, of how many)
+Denoised = Callable[[Tensor, float], Tensor]  # D(x; σ) of the state x [B, C, H, W] float64
+Method = Callable[[Denoised, Tensor, list[float]], Iterator[Tensor]]  # x at grid[0] -> x after each step down the grid
+
+
+class Sampler(Protocol):
+    """Standard normals z [B, C, H, W] -> samples of z's dtype.
+
+    The state is float64, the denoiser sees z's dtype. on_step(done, steps) reports progress.
+    """
+
+    def __call__(self, denoiser: Denoiser, z: Tensor, edm: EDM, steps: int, on_step: OnStep | None = None) -> Tensor: ...
 
 
 def sigma_grid(edm: EDM, steps: int) -> Tensor:
-    """Noise levels [steps + 1] float64 from sigma_max to sigma_min, then 0 (equation 5).
+    """Noise levels [steps + 1] float64 from sigma_max to sigma_min, then 0 (arXiv 2206.00364, equation 5).
 
     Raises ValueError for fewer than 2 steps.
     """
@@ -27,25 +41,67 @@ def sigma_grid(edm: EDM, steps: int) -> Tensor:
     return torch.cat([(high + ramp * (low - high)) ** edm.rho, torch.zeros(1, dtype=torch.float64)])
 
 
-def heun(denoiser: Denoiser, z: Tensor, edm: EDM, steps: int, on_step: Callable[[int, int], None] | None = None) -> Tensor:
-    """Standard normals z [B, C, H, W] -> samples of z's dtype, by 2·steps - 1 calls of the denoiser.
+def _sampler(method: Method) -> Sampler:
+    def run(denoiser: Denoiser, z: Tensor, edm: EDM, steps: int, on_step: OnStep | None = None) -> Tensor:
+        def denoised(x: Tensor, sigma: float) -> Tensor:
+            level = torch.full((len(z),), sigma, dtype=z.dtype, device=z.device)
+            return denoiser(x.to(z.dtype), level).double()
 
-    The state is float64, the denoiser sees z's dtype. No churn. on_step(done, steps) reports progress.
+        grid = sigma_grid(edm, steps).tolist()
+        states = method(denoised, z.double() * grid[0], grid)
+        for done in range(1, steps + 1):
+            x = next(states)
+            if on_step:
+                on_step(done, steps)
+        return x.to(z.dtype)
+
+    run.__name__, run.__doc__ = method.__name__, method.__doc__
+    return run
+
+
+@_sampler
+def heun(denoised: Denoised, x: Tensor, grid: list[float]) -> Iterator[Tensor]:
+    """Heun's method (arXiv 2206.00364, algorithm 1): second order by 2·steps - 1 calls; the step to 0 is Euler's."""
+    for now, after in pairwise(grid):
+        first = (x - denoised(x, now)) / now
+        ahead = x + (after - now) * first
+        x = ahead if after == 0 else x + (after - now) * (first + (ahead - denoised(ahead, after)) / after) / 2
+        yield x
+
+
+@_sampler
+def euler(denoised: Denoised, x: Tensor, grid: list[float]) -> Iterator[Tensor]:
+    """Euler's method: first order by a call a step."""
+    for now, after in pairwise(grid):
+        x = x + (after - now) * (x - denoised(x, now)) / now
+        yield x
+
+
+@_sampler
+def dpmpp_2m(denoised: Denoised, x: Tensor, grid: list[float]) -> Iterator[Tensor]:
+    """DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2 with α = 1, λ = -ln σ): second order by a call a step.
+
+    From one level to the next x goes towards a guess of the denoised image in the middle of the step, a straight line
+    in λ through the last two. The first step has only one, and the step to 0, where λ is infinite, takes the last.
     """
+    before, span = None, 0.0  # the denoised image of the level before, and how far above in λ that was
+    for now, after in pairwise(grid):
+        there = middle = denoised(x, now)
+        step = math.log(now / after) if after else math.inf
+        if before is not None and after:
+            middle = there + step / (2 * span) * (there - before)
+        ratio = after / now
+        x = ratio * x + (1 - ratio) * middle
+        before, span = there, step
+        yield x
 
-    def slope(x: Tensor, sigma: float) -> Tensor:
-        level = torch.full((len(z),), sigma, dtype=z.dtype, device=z.device)
-        return (x - denoiser(x.to(z.dtype), level).double()) / sigma
 
-    grid = sigma_grid(edm, steps).tolist()
-    x = z.double() * grid[0]
-    for step, (now, after) in enumerate(pairwise(grid), 1):
-        first = slope(x, now)
-        euler = x + (after - now) * first
-        x = euler if after == 0 else x + (after - now) * (first + slope(euler, after)) / 2
-        if on_step:
-            on_step(step, steps)
-    return x.to(z.dtype)
+SAMPLERS: dict[str, Sampler] = {"heun": heun, "dpmpp_2m": dpmpp_2m, "euler": euler}
+
+
+def denoiser_calls(method: str, steps: int) -> int:
+    """How often a sampler asks the denoiser."""
+    return 2 * steps - 1 if method == "heun" else steps
 
 
 def guided(
@@ -79,12 +135,23 @@ def sample(
     steps: int = 30,
     guidance: float = 5.0,
     encode: Callable[[Tensor], Any] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
+    method: str = "heun",
+    interval: tuple[float, float] | None = None,
 ) -> Tensor:
-    """Latents [B, C, H, W] for captions `text` [B, L, Dt] from standard normals z [B, C, H, W]."""
+    """Latents [B, C, H, W] for captions `text` [B, L, Dt] from standard normals z [B, C, H, W].
+
+    `method` is one of SAMPLERS. Guidance acts at noise levels low < σ <= high of `interval` (arXiv 2404.07724); at others
+    the network is asked for the conditional half alone. Raises ValueError for an unknown method.
+    """
+    if method not in SAMPLERS:
+        raise ValueError(f"sampler: name is {method!r}; give one of {', '.join(SAMPLERS)}")
     network = guided(net, text, guidance, encode)
+    outside = network if interval is None or guidance == 1 else guided(net, text, 1, encode)
+    low, high = interval or (0.0, math.inf)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        return edm.denoise(lambda scaled, c_noise, *_: network(scaled, c_noise), x, sigma, None)
+        chosen = network if outside is network or low < sigma[0].item() <= high else outside
+        return edm.denoise(lambda scaled, c_noise, *_: chosen(scaled, c_noise), x, sigma, None)
 
-    return heun(denoiser, z, edm, steps, on_step)
+    return SAMPLERS[method](denoiser, z, edm, steps, on_step)

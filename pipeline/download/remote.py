@@ -10,13 +10,13 @@ from typing import Any
 import aiohttp
 from tqdm import tqdm
 
-from pipeline.artifacts import fsync, sha256_file
+from pipeline.artifacts import check_room, fsync, sha256_file
 from pipeline.config.schema import Downloads
 from pipeline.download.client import Answer, Client
 from pipeline.download.hosts import line, shown
 from pipeline.download.lock import alone_at
 from pipeline.download.retry import Later, Retry
-from pipeline.download.room import check_room, writing
+from pipeline.download.room import writing
 from pipeline.ledger import Unusable
 from pipeline.runtime import progress
 
@@ -26,8 +26,10 @@ RANGE_UNSATISFIABLE = 416
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
-def download(url: str, path: Path, downloads: Downloads, retry: Retry, sha256: str | None = None) -> None:
-    """Fetch `url` as `path` unless it is there. Another process that fetches it already is waited for.
+def download(
+    url: str, path: Path, downloads: Downloads, retry: Retry, sha256: str | None = None, most: int | None = None
+) -> None:
+    """Fetch `url` as `path` unless it is there, of `most` bytes. Another process that fetches it already is waited for.
 
     Raises: Unusable with the class of the failure, after all attempts; UserError if the disk is full.
     """
@@ -35,14 +37,15 @@ def download(url: str, path: Path, downloads: Downloads, retry: Retry, sha256: s
         path.parent.mkdir(parents=True, exist_ok=True)
     with alone_at(path):
         if not path.exists():
-            asyncio.run(_Download(url, path, downloads, retry).run(sha256))
+            asyncio.run(_Download(url, path, downloads, retry, most).run(sha256))
 
 
 class _Download:
     """Bytes so far are in a .part file beside `path`; a note beside that says of which state of the file they are."""
 
-    def __init__(self, url: str, path: Path, downloads: Downloads, retry: Retry) -> None:
+    def __init__(self, url: str, path: Path, downloads: Downloads, retry: Retry, most_bytes: int | None) -> None:
         self._url, self._path, self._downloads, self._retry = url, path, downloads, retry
+        self._most_bytes = most_bytes
         self._part, self._note = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.part.json")
         self._most = 0  # bytes that were there at any time
 
@@ -115,6 +118,7 @@ class _Download:
         etag = response.headers.get("ETag", "")
         # RFC 9110, 13.1.5: a weak tag must not be used here.
         validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+        self._check_size(response.content_length or 0)
         note = {"bytes": response.content_length, "validator": validator}
         with writing(self._path.parent, response.content_length or 0):
             self._part.write_bytes(b"")  # first, lest the note speak of bytes of before
@@ -128,6 +132,7 @@ class _Download:
         bar.update(start // MB - bar.n)
         with open(self._part, "ab", buffering=0) as file:
             async for part in response.content.iter_chunked(CHUNK):
+                self._check_size(start + len(part))
                 with writing(self._path.parent, needed):
                     file.write(part)
                 start += len(part)
@@ -144,6 +149,11 @@ class _Download:
         if fault:
             self._forget()
             raise fault
+
+    def _check_size(self, size: int) -> None:
+        if self._most_bytes is not None and size > self._most_bytes:
+            self._forget()
+            raise Unusable("too_large", f"{shown(self._url)}: more than {self._most_bytes:,} bytes")
 
     def _size(self) -> int:
         return self._part.stat().st_size if self._part.exists() else 0

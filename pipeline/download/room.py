@@ -1,19 +1,11 @@
-"""A disk that is full: said before a download where its size is known, and in one line when it happens."""
+"""A disk that is full, said in one line when it happens."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import UserError
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Raises: UserError if the disk has less room than `needed` bytes."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(f"{folder}: {needed:,} bytes are needed and {free:,} free; make room and run again")
 
 
 @contextmanager

@@ -25,17 +25,18 @@ SMALLEST_SHARE = 0.012
 LARGE_RADIUS = float(np.sqrt(SIZES["small"] * SIZES["large"]))
 
 
-def detect(image: np.ndarray) -> dict[str, Any]:
+def detect(image: np.ndarray, max_objects: int = MAX_OBJECTS) -> dict[str, Any]:
     """Attributes of an image [H, W, 3] (square, values 0-255): {"background": ..., "objects": [...]}.
 
-    Objects come largest first, at most two, each with the keys colour, shape, size, position.
+    Objects come largest first, at most `max_objects`, each with the keys colour, shape, size, position, and box: left,
+    top, right and bottom in pixels.
     """
     image = np.asarray(image, dtype=np.float32)
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1]:
         raise ValueError(f"the detector reads square images [H, W, 3], not {list(image.shape)}")
     ground = _background_rgb(image)
     distance = np.linalg.norm(image - ground, axis=2)
-    objects = [_read_object(image, ground, distance, part) for part in _parts(distance > CONTRAST)]
+    objects = [_read_object(image, ground, distance, part) for part in _parts(distance > CONTRAST, max_objects)]
     return {"background": _nearest(ground, BACKGROUNDS), "objects": objects}
 
 
@@ -47,15 +48,15 @@ def _background_rgb(image: np.ndarray) -> np.ndarray:
     return np.median(image[ring], axis=0)
 
 
-def _parts(mask: np.ndarray) -> list[np.ndarray]:
-    """Masks [H, W] of the largest connected parts, largest first."""
-    labels, count = ndimage.label(mask)
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    largest = np.argsort(-areas, kind="stable")[:MAX_OBJECTS]
+def _parts(mask: np.ndarray, count: int) -> list[np.ndarray]:
+    """Masks [H, W] of the `count` largest connected parts, largest first."""
+    labels, found = ndimage.label(mask)
+    areas = np.bincount(labels.ravel(), minlength=found + 1)[1:]
+    largest = np.argsort(-areas, kind="stable")[:count]
     return [labels == k + 1 for k in largest if areas[k] >= SMALLEST_SHARE * mask.size]
 
 
-def _read_object(image: np.ndarray, ground: np.ndarray, distance: np.ndarray, part: np.ndarray) -> dict[str, str]:
+def _read_object(image: np.ndarray, ground: np.ndarray, distance: np.ndarray, part: np.ndarray) -> dict[str, Any]:
     rgb = _core_rgb(image, distance, part)
     coverage = _coverage(image, ground, rgb, part)
     shape, (x, y), radius = _fit(coverage)
@@ -64,7 +65,14 @@ def _read_object(image: np.ndarray, ground: np.ndarray, distance: np.ndarray, pa
         "shape": shape,
         "size": "large" if radius > LARGE_RADIUS else "small",
         "position": _nearest(np.array([x, y]), POSITIONS),
+        "box": box_of(part),
     }
+
+
+def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """The smallest box that holds a mask [H, W] of at least one pixel: left, top, right, bottom."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def _core_rgb(image: np.ndarray, distance: np.ndarray, part: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from PIL import Image
 
+from pipeline.encode.buckets import Buckets
 from pipeline.encode.overlap import in_order
 from pipeline.errors import UserError
 from pipeline.frozen.pixels import square
@@ -26,20 +27,27 @@ WORTH_A_WORKER = 256  # images for which a process is started, which takes a sec
 MOST_WORKERS = 16  # unless told otherwise: what they make goes through this process, which has other work
 
 Sample = tuple[str, bytes]  # key and encoded image
+Crop = int | Buckets  # squares of px pixels a side, or sizes of which each image takes one
+Pixels = np.ndarray | list[np.ndarray]
 
 
 class Squares(NamedTuple):
-    """RGB squares of some samples: px -> uint8 [B, px, px, 3]."""
+    """RGB of some samples: px -> uint8 [B, px, px, 3], buckets -> B arrays [height, width, 3]."""
 
     keys: list[str]
-    pixels: dict[int, np.ndarray]
+    pixels: dict[Crop, Pixels]
 
 
-def squares(tar: str, samples: Sequence[Sample], sizes: Sequence[int]) -> Squares:
-    """Each image at each size, from one decoding. Raises: UserError naming the shard and the image."""
+def squares(tar: str, samples: Sequence[Sample], crops: Sequence[Crop]) -> Squares:
+    """Each image in each crop, from one decoding. Raises: UserError naming the shard and the image."""
     images = [_decode(tar, *sample) for sample in samples]
-    pixels = {px: np.stack([np.asarray(square(image, px)) for image in images]) for px in sizes}
-    return Squares([key for key, _ in samples], pixels)
+    return Squares([key for key, _ in samples], {crop: _cropped(images, crop) for crop in crops})
+
+
+def _cropped(images: list[Image.Image], crop: Crop) -> Pixels:
+    if isinstance(crop, Buckets):
+        return [np.asarray(crop.fitted(image)) for image in images]
+    return np.stack([np.asarray(square(image, crop)) for image in images])
 
 
 def _decode(tar: str, key: str, data: bytes) -> Image.Image:
@@ -71,13 +79,13 @@ class Decoder:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
-    def batches(self, tar: Path, samples: Iterable[Sample], sizes: Sequence[int], batch: int) -> Iterator[Squares]:
+    def batches(self, tar: Path, samples: Iterable[Sample], crops: Sequence[Crop], batch: int) -> Iterator[Squares]:
         """`batch` samples at a time, the last ones may be fewer.
 
         Raises: UserError if an image does not decode or a worker was killed.
         """
         pieces = _pieces(samples, batch)
-        made = self._by_workers(str(tar), pieces, sizes, batch) if self._pool else (squares(str(tar), p, sizes) for p in pieces)
+        made = self._by_workers(str(tar), pieces, crops, batch) if self._pool else (squares(str(tar), p, crops) for p in pieces)
         gathered: list[Squares] = []
         for piece in made:
             gathered.append(piece)
@@ -87,10 +95,10 @@ class Decoder:
         if gathered:
             yield _joined(gathered)
 
-    def _by_workers(self, tar: str, pieces: Iterator[list[Sample]], sizes: Sequence[int], batch: int) -> Iterator[Squares]:
+    def _by_workers(self, tar: str, pieces: Iterator[list[Sample]], crops: Sequence[Crop], batch: int) -> Iterator[Squares]:
         depth = 2 * self.workers + -(-batch // PIECE)  # a batch lies ready, and every worker has a piece and one to follow
         try:
-            yield from in_order((self._pool.submit(squares, tar, piece, sizes) for piece in pieces), depth)
+            yield from in_order((self._pool.submit(squares, tar, piece, crops) for piece in pieces), depth)
         except BrokenProcessPool as error:
             what = "a process that decodes its images was killed, perhaps for want of memory"
             raise UserError(f"{tar}: {what}; lower runtime.decode_workers or runtime.encode_batch and run again") from error
@@ -109,8 +117,14 @@ def _pieces(samples: Iterable[Sample], batch: int) -> Iterator[list[Sample]]:
 def _joined(parts: list[Squares]) -> Squares:
     if len(parts) == 1:
         return parts[0]
-    pixels = {px: np.concatenate([part.pixels[px] for part in parts]) for px in parts[0].pixels}
+    pixels = {crop: _chained([part.pixels[crop] for part in parts]) for crop in parts[0].pixels}
     return Squares([key for part in parts for key in part.keys], pixels)
+
+
+def _chained(parts: list[Pixels]) -> Pixels:
+    if isinstance(parts[0], list):
+        return list(itertools.chain.from_iterable(parts))
+    return np.concatenate(parts)
 
 
 def _begin() -> None:

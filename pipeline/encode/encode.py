@@ -16,7 +16,7 @@ from pipeline.encode.targets import latents_facts, latents_target, text_target
 from pipeline.frozen.families import computed_in
 from pipeline.frozen.models import identity
 
-LATENTS_FACTS = ("shape", "scaling_factor", "shift_factor", "posterior", "bad_rows")
+LATENTS_FACTS = ("shape", "buckets", "scaling_factor", "shift_factor", "posterior", "bad_rows")
 TEXT_FACTS = ("shape", "bad_rows", "padding", "tokens_stored", "tokens_padded", "computed_in")
 
 

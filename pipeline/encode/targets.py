@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 
 def latents_target(folder: Path, shard: str, px: int, model: dict[str, Any], slice_: "EncodeSlice", images: Sidecar) -> Target:
     """{folder}/{px}-{id}/{shard}.arrow."""
-    name = f"{px}-{short_id(model, dtype='float16', crop=CROP, **latents_facts(model, slice_))}"
+    name = f"{px}-{short_id(model, **{'dtype': 'float16', 'crop': CROP, **latents_facts(model, slice_)})}"
     return Target(folder / name / f"{shard}.arrow", "latents", images.sha256("images"))
 
 
 def latents_facts(model: dict[str, Any], slice_: "EncodeSlice") -> dict[str, Any]:
-    """What decides latents beside model, crop and px: the seed if a posterior is sampled, which one if it is not."""
+    """What decides latents beside model and px: the seed if a posterior is sampled, which one if it is not; and the
+    buckets if images are not cropped to squares."""
     if not has_posterior(model):
         facts = {}  # one latent an image, whatever models.posterior says
     else:
         facts = {"seed": slice_.seed} if slice_.posterior == "sample" else {"posterior": slice_.posterior}
+    if slice_.crop == "buckets":
+        facts |= {"crop": slice_.crop, "max_aspect": slice_.max_aspect, "bucket_step": slice_.bucket_step}
     return facts | _computed_in(computed_in(slice_.vae, slice_.dtype))
 
 

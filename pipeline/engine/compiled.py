@@ -1,7 +1,8 @@
 """Compilation of the network block by block, with static shapes.
 
 A block is compiled for its widths, not for its place, so blocks of equal widths share one graph: the backbone of XL/2
-has 24 different ones, its mixer two more; with the text block and the head they are 28 graphs.
+has 24 different ones, its mixer two more; with the text block and the head they are 28 graphs, for each number of tokens
+where latents have several shapes.
 torch stops compiling a function after 8 variants and goes on uncompiled with a warning; here the limit is above what
 is needed, and reaching it is an error.
 """
@@ -14,7 +15,7 @@ import torch
 from pipeline.engine.objective import Draws, Objective
 from pipeline.model import MicroDiT, MicroDiTConfig, backbone_shapes, kept_tokens, mixer_shapes
 
-LIMIT = 256
+LIMIT = 1024  # a block's variants for 40 numbers of tokens
 
 
 def compile_blocks(model: MicroDiT, backend: str = "inductor") -> None:

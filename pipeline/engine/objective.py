@@ -36,25 +36,26 @@ class Objective:
     recipe: Recipe
     precision: torch.dtype = torch.float32
 
-    def __call__(self, net: nn.Module, batch: Batch, draw: Callable[[Tensor], Draws] | None = None) -> Loss:
+    def __call__(self, net: nn.Module, batch: Batch, draw: Callable[..., Draws] | None = None) -> Loss:
         """Loss of a batch on its device. `draw` stands in for the method of that name: the same, compiled."""
-        normal, noise, drops_caption, kept = (draw or self.draw)(batch.positions)
+        normal, noise, drops_caption, kept = (draw or self.draw)(batch.positions, *batch.latents.shape[2:])
         text = batch.text.masked_fill(drops_caption[:, None, None], 0.0)  # zeros stand for no caption
         with torch.autocast(batch.latents.device.type, self.precision, enabled=self.precision != torch.float32):
             return self.edm.loss(net, batch.latents, text, normal, noise, self.config.patch_size, kept)
 
-    def draw(self, positions: Tensor) -> Draws:
-        """The random numbers at positions [B] of the sample stream, on their device."""
-        shape = self.config.in_channels, self.config.input_size, self.config.input_size
+    def draw(self, positions: Tensor, height: int, width: int) -> Draws:
+        """The random numbers at positions [B] of the sample stream, on their device, for latents of that size."""
+        shape = self.config.in_channels, height, width
         noise = self._numbers(normals, "noise", positions, math.prod(shape)).unflatten(1, shape)
         drops_caption = self._numbers(uniforms, "caption_dropout", positions, 1)[:, 0] < self.recipe.caption_dropout
-        return Draws(self._numbers(normals, "sigma", positions, 1)[:, 0], noise, drops_caption, self.kept_tokens(positions))
+        kept = self.kept_tokens(positions, height * width // self.config.patch_size**2)
+        return Draws(self._numbers(normals, "sigma", positions, 1)[:, 0], noise, drops_caption, kept)
 
-    def kept_tokens(self, positions: Tensor) -> Tensor | None:
-        """Ids [B, int(T·(1-r))] of the tokens that are kept, None if all are."""
+    def kept_tokens(self, positions: Tensor, tokens: int) -> Tensor | None:
+        """Ids [B, int(T·(1-r))] of the tokens that are kept, of T `tokens`; None if all are."""
         if self.recipe.mask_ratio == 0:
             return None
-        return keep_ids(self._numbers(uniforms, "mask", positions, self.config.num_tokens), self.recipe.mask_ratio)
+        return keep_ids(self._numbers(uniforms, "mask", positions, tokens), self.recipe.mask_ratio)
 
     def _numbers(self, kind: Callable[..., Tensor], purpose: str, positions: Tensor, count: int) -> Tensor:
         place = positions.cpu() if positions.device.type == "mps" else positions  # MPS has no float64

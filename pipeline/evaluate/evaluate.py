@@ -4,25 +4,21 @@ Everything runs in one process, which loads each library once. Samples go to the
 same command goes on after an interruption.
 """
 
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pipeline.artifacts import sha256_file, write_json
 from pipeline.config.steps import EvaluateSlice, Settings
-from pipeline.errors import UserError
 from pipeline.evaluate import card, gallery
-from pipeline.evaluate.sample import Images, Sampler, reconstruct
-from pipeline.evaluate.scores import Prepared, Scorer, accuracy, distances, two_draws
+from pipeline.evaluate.extras import Extras, Studio
+from pipeline.evaluate.sample import Images, Sampler, reconstruct, work_name
+from pipeline.evaluate.scores import Judge, Prepared, Sets, accuracy, two_draws
 from pipeline.fingerprint import digest, git_commit
-from pipeline.frozen.clip import load_clip
-from pipeline.frozen.models import content, identity
-from pipeline.frozen.text import load_text_encoder
-from pipeline.frozen.vae import load_vae
-from pipeline.metrics.features import clip_tower, inception
-from pipeline.metrics.fid import fid
+from pipeline.frozen.models import identity
 from pipeline.reals import PREPARATION, Real, captions_sha256, ids_sha256, read_reals, with_captions
-from pipeline.runtime import device_name, pick_device, pick_precision
+from pipeline.runtime import device_name
 from pipeline.trained import Trained
 
 
@@ -31,7 +27,7 @@ class Tools(NamedTuple):
 
     trained: Trained
     sampler: Sampler
-    scorer: Scorer
+    judge: Judge
 
     @property
     def px(self) -> int:
@@ -49,70 +45,46 @@ class Made(NamedTuple):
 
 
 def run(
-    slice_: EvaluateSlice, settings: Settings, images: list[Path], captions: list[Path], weights: Path, work: Path, out: Path
+    slice_: EvaluateSlice,
+    settings: Settings,
+    images: list[Path],
+    captions: list[Path],
+    weights: Path,
+    work: Path,
+    out: Path,
+    reference: Path,
 ) -> None:
-    """Write `out`/card.json, samples.png and gallery.json for the stage in `weights`.
+    """Write `out`/card.json, samples.png, gallery.json and failures.json for the stage in `weights`.
 
-    `images` and `captions` are the sidecars of the evaluation source, shard by shard in the same order.
+    `images` and `captions` are the sidecars of the evaluation source, shard by shard in the same order. Features of the
+    real images are kept in the folder `reference`, which all evaluations share.
     Raises: UserError for too few captions, a missing model or Inception file, or a folder that is no finished stage.
     """
     clock = card.Clock()
     with clock("loading"):
         reals = read_reals(images, captions)
         chosen = with_captions(reals, slice_.evaluation.images)
-        tools = _load(slice_, settings, weights)
+        tools = _load(slice_, settings, weights, images, reference)
+        extras = Extras.load(slice_.evaluation, settings, tools.judge.clip, tools.sampler.device, work)
     weights_sha256 = sha256_file(tools.trained.file)
-    made = _make(slice_, settings, tools, chosen, work / _work_name(slice_, weights_sha256, chosen), clock)
+    folder = work / work_name(slice_, weights_sha256, chosen)
+    made = _make(slice_, settings, tools, chosen, folder, clock)
     with clock("features"):
-        metrics, scale = _scores(slice_, tools, reals, chosen, made)
+        scores = tools.judge.scores(_sets(slice_, tools, reals, chosen, made))
     with clock("detection"):
-        metrics |= _accuracies(tools, chosen, made)
+        metrics = scores.metrics | _accuracies(tools, chosen, made)
+    studio = Studio(tools.sampler, tools.trained, tools.px, settings.runtime.sample_batch, folder)
+    metrics |= extras.run(studio, made.samples, chosen, out, clock)
     with clock("gallery"):
-        _show(out, tools, chosen, made)
-    record = {"metrics": metrics, "scale": scale, **_facts(slice_, tools, chosen, reals, made, weights_sha256)}
+        _show(out, tools, chosen, made, scores.clip_scores)
+    record = {"metrics": metrics, "scale": scores.scale, **_facts(slice_, tools, chosen, reals, made, weights_sha256)}
     write_json(out / "card.json", {**record, "seconds": clock.seconds})
 
 
-def _load(slice_: EvaluateSlice, settings: Settings, weights: Path) -> Tools:
-    evaluation, models = slice_.evaluation, slice_.models
-    device = pick_device(settings.runtime.device)
-    trained, clips = Trained.read(weights), cache(lambda ref: load_clip(ref, device))
-    _check(trained, slice_)
-    name = evaluation.features
-    network = inception(device) if name == "inception" else clip_tower(name, clips(name))
-    sampler = Sampler(
-        vae=load_vae(models.vae, device),
-        text_encoder=load_text_encoder(models.text_encoder, models.text_tokens, device, trained.config.drop_text_padding),
-        edm=trained.edm,
-        steps=evaluation.steps,
-        guidance=evaluation.guidance,
-        seed=evaluation.seed,
-        device=device,
-        precision=pick_precision(settings.runtime.precision, device),
-    )
-    clip, batch = clips(evaluation.clip_score), settings.runtime.encode_batch
-    judge = clip_tower(evaluation.clip_score, clip)
-    return Tools(trained, sampler, Scorer(network, clip, judge, evaluation.resize, device, batch))
-
-
-def _check(trained: Trained, slice_: EvaluateSlice) -> None:
-    for name, ref in trained.frozen.items():
-        if ref != (configured := getattr(slice_.models, name)):
-            raise UserError(f"models.{name}: {configured}, but {trained.file.parent} was trained with {ref}; give that one")
-
-
-def _work_name(slice_: EvaluateSlice, weights_sha256: str, chosen: list[Real]) -> str:
-    """Samples are kept for as long as nothing changes that they depend on; scores may."""
-    evaluation, models = slice_.evaluation, slice_.models
-    return digest(
-        {
-            "weights": weights_sha256,
-            "captions": captions_sha256(chosen),
-            "sampler": [evaluation.steps, evaluation.guidance, evaluation.seed],
-            "untrained": slice_.seed,
-            "models": [content(identity(models.vae)), content(identity(models.text_encoder)), models.text_tokens],
-        }
-    )
+def _load(slice_: EvaluateSlice, settings: Settings, weights: Path, images: list[Path], reference: Path) -> Tools:
+    trained = Trained.read(weights)
+    sampler = Sampler.load(slice_, settings, trained)
+    return Tools(trained, sampler, Judge.load(slice_.evaluation, settings, sampler.device, reference, images))
 
 
 def _make(slice_: EvaluateSlice, settings: Settings, tools: Tools, chosen: list[Real], folder: Path, clock: card.Clock) -> Made:
@@ -132,31 +104,10 @@ def _make(slice_: EvaluateSlice, settings: Settings, tools: Tools, chosen: list[
     return Made(samples, reconstructions, untrained, drawn)
 
 
-def _scores(
-    slice_: EvaluateSlice, tools: Tools, reals: list[Real], chosen: list[Real], made: Made
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Distances and CLIP scores, and the distances that give them a scale."""
-    scorer, seed, prepared = tools.scorer, slice_.evaluation.seed, Prepared(chosen, tools.px)
-    reference = scorer.features(prepared, "real images")
-    metrics: dict[str, Any] = distances(scorer.features(made.samples, "samples"), reference, seed)
-    texts = scorer.texts([real.caption for real in chosen])
-    metrics["clip_score"] = scorer.clip_score(made.samples, texts, "samples")
-    metrics["clip_score_real"] = scorer.clip_score(prepared, texts, "real images")
-    scale = {"floor": _floor(slice_, tools, reals, chosen, reference)}
-    for name, images in (("vae", made.reconstructions), ("ceiling", made.untrained)):
-        scale[name] = {"fid": fid(scorer.features(images, name), reference), "images": len(images)} if len(images) else None
-    return metrics, scale
-
-
-def _floor(slice_: EvaluateSlice, tools: Tools, reals: list[Real], chosen: list[Real], reference: Any) -> dict[str, Any]:
-    """The FID between two draws of real images: what a perfect model would get."""
+def _sets(slice_: EvaluateSlice, tools: Tools, reals: list[Real], chosen: list[Real], made: Made) -> Sets:
     draws = two_draws(len(reals), len(chosen), slice_.evaluation.seed)
-    known = {real.key: row for real, row in zip(chosen, reference, strict=True)}
-    others = [reals[i] for i in draws.flat if reals[i].key not in known]
-    rows = tools.scorer.features(Prepared(others, tools.px), "further real images") if others else []
-    known |= {real.key: row for real, row in zip(others, rows, strict=True)}
-    a, b = ([known[reals[i].key] for i in draw] for draw in draws)
-    return {"fid": fid(a, b), "images": len(a)}
+    scale = {"vae": made.reconstructions, "ceiling": made.untrained}
+    return Sets(made.samples, Prepared(chosen, tools.px), scale, [[reals[i] for i in draw] for draw in draws])
 
 
 def _accuracies(tools: Tools, chosen: list[Real], made: Made) -> dict[str, Any]:
@@ -167,21 +118,25 @@ def _accuracies(tools: Tools, chosen: list[Real], made: Made) -> dict[str, Any]:
     }
 
 
-def _show(out: Path, tools: Tools, chosen: list[Real], made: Made) -> None:
-    shown = chosen[: gallery.GALLERY_PAIRS]
-    pairs = [(made.samples[i], real.pixels(tools.px)) for i, real in enumerate(shown)]
-    names = [{"index": i, "key": real.key, "caption": real.caption} for i, real in enumerate(shown)]
-    gallery.write_gallery(out / "gallery.json", names, pairs)
-    gallery.write_grid(out / "samples.png", [real.caption for real in shown], pairs)
+def _show(out: Path, tools: Tools, chosen: list[Real], made: Made, clip_scores: np.ndarray) -> None:
+    worst = [int(i) for i in np.argsort(clip_scores, kind="stable")[: gallery.FAILURES]]
+    for name, indices in (("failures.json", worst), ("gallery.json", range(min(gallery.GALLERY_PAIRS, len(chosen))))):
+        pairs = [(made.samples[i], chosen[i].pixels(tools.px)) for i in indices]
+        names = [
+            {"index": i, "key": chosen[i].key, "caption": chosen[i].caption, "clip_score": round(float(clip_scores[i]), 3)}
+            for i in indices
+        ]
+        gallery.write_gallery(out / name, names, pairs)
+    gallery.write_grid(out / "samples.png", [real.caption for real in chosen[: len(pairs)]], pairs)
 
 
 def _facts(
     slice_: EvaluateSlice, tools: Tools, chosen: list[Real], reals: list[Real], made: Made, weights_sha256: str
 ) -> dict[str, Any]:
     """What made the scores."""
-    evaluation, network, sampler, trained = slice_.evaluation, tools.scorer.network, tools.sampler, tools.trained
+    evaluation, network, sampler, trained = slice_.evaluation, tools.judge.views[0].network, tools.sampler, tools.trained
     ids = ids_sha256(chosen)
-    reasons = card.why_not_comparable(evaluation.features, len(chosen), ids)
+    reasons = card.why_not_comparable(evaluation, len(chosen), ids, tools.px)
     return {
         "images": len(chosen),
         "real_images": len(reals),
@@ -192,11 +147,14 @@ def _facts(
             "name": network.name, "identity": network.identity, "width": network.width, "input_px": network.px,
         },
         "clip_score_model": identity(evaluation.clip_score),
+        "clip_score_tokens": tools.judge.clip.tokens,
+        **{f"{name}_model": ref and identity(ref) for name, ref in card.other_models(evaluation).items()},
         "resize": evaluation.resize,
         "image_format": "png",
         "reference_preparation": PREPARATION,
         "sampler": {
-            "name": "heun", "steps": sampler.steps, "guidance": sampler.guidance, "seed": sampler.seed,
+            "name": sampler.method, "steps": sampler.steps, "guidance": sampler.guidance, "interval": sampler.interval,
+            "seed": sampler.seed,
             **{name: getattr(sampler.edm, name) for name in ("sigma_data", "sigma_min", "sigma_max", "rho")},
             "precision": str(sampler.precision).removeprefix("torch."),
         },

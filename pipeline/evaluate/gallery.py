@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.artifacts import atomic, write_json
 
-GALLERY_PAIRS, GALLERY_PX = 64, 128  # larger images are made smaller for the report's sake
+GALLERY_PAIRS, FAILURES, GALLERY_PX = 64, 24, 128  # larger images are made smaller for the report's sake
 GRID_PAIRS, GRID_COLUMNS = 32, 4
 TILE_PX, GAP_PX, TEXT_LINES, FONT_PX = 128, 8, 3, 12
 Pair = tuple[np.ndarray, np.ndarray]  # generated and real, [px, px, 3] uint8

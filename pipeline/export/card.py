@@ -17,7 +17,8 @@ LONGEST_NAME = 80
 
 Facts = dict[str, Any]
 
-CARD = """---
+HEAD = """---
+library_name: diffusers
 pipeline_tag: text-to-image
 tags:
 - text-to-image
@@ -26,21 +27,42 @@ tags:
 ---
 # Text to image, {px} px
 
-A MicroDiT of {parameters:,} parameters, trained from scratch on {images:,} images seen, counted with repetition.
+{what}
 
 | | |
 |---|---|
 | resolution | {px}×{px} pixels |
 | VAE | {vae} |
 | text encoder | {text_encoder} |
-| weights | {weights}, stage {stage} |
+| weights | {weights} |
 | commit of the program | {commit} |
 
-```bash
-python -m pipeline generate "a photo of a cat on a sofa" --model FOLDER
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("FOLDER", custom_pipeline="FOLDER", trust_remote_code=True)
+pipe("a photo of a cat on a sofa", seed=0).images[0].save("cat.png")
 ```
 
-No licence is set for the weights: choose one that those of the training images allow.
+The folder carries the code that this runs: `pipeline.py` and `transformer/modeling_microdit.py`.
+
+No licence is set for the weights: choose one that those of the training images allow. The code is under Apache-2.0.
+"""
+SCORES = """
+## How good it is
+
+{images} pictures drawn for captions of the evaluation set, with {sampler}.
+
+{scores}
+
+{comparable}
+"""
+COST = """
+## What it cost
+
+{hours} device-hours of training on {device}{dollars}.
+
+{stages}
 """
 DATA = """
 ## Training data
@@ -53,27 +75,101 @@ Licences of these images, as their sources give them:
 
 {licences}
 """
+LIMITS = """
+## Limits
+
+- It draws what its training images show, at {px} pixels, and takes on their biases. Nothing filters what it draws.
+- It reads the first {tokens} tokens of a prompt, special ones included; the rest is cut off.
+- Text in pictures, numbers of things and their places are what models of this kind get wrong most.
+"""
+METRICS = {
+    "fid": "FID, lower is better",
+    "floor": "FID of real images, which a perfect model would have",
+    "kid": "KID, lower is better",
+    "clip_fid": "CLIP-FID, lower is better",
+    "cmmd": "CMMD, lower is better",
+    "fd_dino": "FD on DINOv2, lower is better",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "clip_score": "CLIP score, higher is better",
+    "clip_score_real": "CLIP score of the real images",
+}
 
 
-def model_card(config: MicroDiTConfig, info: Facts, manifests: Sequence[Path]) -> str:
-    """Markdown from a model folder's `info` and the manifests of all stages in the order of the schedule; with none
-    nothing is said of the data.
+def model_card(config: MicroDiTConfig, info: Facts, manifests: Sequence[Path], scores: Facts | None = None) -> str:
+    """Markdown from a model folder's `info`, the manifests of all stages in the order of the schedule, and the evaluation
+    card of the run; what is not given is not spoken of.
 
     Raises: UserError naming the file that is no manifest.
     """
-    trained = info["trained"]
-    card = CARD.format(
+    trained, stages = info["trained"], [_manifest(file) for file in manifests]
+    what = f"trained from scratch on {trained['images']:,} images seen, counted with repetition"
+    head = _head(config, info, what, f"{trained['weights']}, stage {trained['stage']}", trained["git_commit"] or "unknown")
+    parts = [head]
+    if scores:
+        parts += [_scores(scores), _cost(scores)]
+    if stages:
+        parts.append(DATA.format(sources=_sources(stages), licences=_licences(stages)))
+    return "".join([*parts, _limits(config, info)])
+
+
+def imported_card(config: MicroDiTConfig, info: Facts) -> str:
+    """Markdown for an imported checkpoint, whose training is not known here."""
+    file = info["trained"]["imported"]
+    return _head(config, info, f"imported from the checkpoint {_cell(file)}", file, "unknown") + _limits(config, info)
+
+
+def _head(config: MicroDiTConfig, info: Facts, what: str, weights: str, commit: str) -> str:
+    return HEAD.format(
         px=info["px"],
-        parameters=parameter_count(config),
-        images=trained["images"],
-        vae=_cell(info["vae"]),
-        text_encoder=_cell(info["text_encoder"]),
-        weights=_cell(trained["weights"]),
-        stage=_cell(trained["stage"]),
-        commit=_cell(trained["git_commit"] or "unknown"),
+        what=f"A MicroDiT (arXiv 2407.15811) of {parameter_count(config):,} parameters, {what}.",
+        vae=_cell(info["frozen"]["vae"] or "not named"),
+        text_encoder=_cell(info["frozen"]["text_encoder"] or "not named"),
+        weights=_cell(weights),
+        commit=_cell(commit),
     )
-    stages = [_manifest(file) for file in manifests]
-    return card + (DATA.format(sources=_sources(stages), licences=_licences(stages)) if stages else "")
+
+
+def _limits(config: MicroDiTConfig, info: Facts) -> str:
+    return LIMITS.format(px=info["px"], tokens=config.caption_length)
+
+
+def read_evaluation(file: Path, weights_sha256: str) -> Facts:
+    """The evaluation card of a run. Raises: UserError if it is none, or of other weights than those with this hash."""
+    card = read_json(file)
+    if not isinstance(card, dict) or {"fid", "images", "sampler", "weights", "stages", "cost"} - card.keys():
+        raise UserError(f"{file}: not the evaluation card of a run; delete it and run again")
+    if card["weights"]["sha256"] != weights_sha256:
+        raise UserError(f"{file}: scores other weights than these; evaluate these, or leave --evaluation out")
+    return card
+
+
+def _scores(card: Facts) -> str:
+    rows = [[name, f"{card[key]:.4g}"] for key, name in METRICS.items() if isinstance(card.get(key), int | float)]
+    for group, found in (card.get("accuracy") or {}).items():
+        rows.append([f"right in all that the caption says, {group.replace('_', ' ')}", f"{found['all']:.1%}"])
+    reasons = "; ".join(map(_cell, card["why_not"]))
+    told = f"Not comparable with published FID: {reasons}." if reasons else "Comparable with published zero-shot FID-30K."
+    return SCORES.format(
+        images=f"{card['images']:,}",
+        sampler=f"{card['sampler']['steps']} steps of {card['sampler']['name']} and guidance {card['sampler']['guidance']}",
+        scores=_table(["metric", ""], rows),
+        comparable=told,
+    )
+
+
+def _cost(card: Facts) -> str:
+    stages, cost = card["stages"], card["cost"]
+    rows = [[_heading({"stage": s["name"], **s}), s["images"], f"{s['device_hours']:.4g}"] for s in stages]
+    price = f", ${cost['dollars']:,.4g} at ${cost['dollars_per_hour']:,.4g} an hour" if cost["dollars_per_hour"] else ""
+    return COST.format(
+        hours=f"{cost['device_hours']:.4g}",
+        device=_cell(stages[-1]["device"]),
+        dollars=price,
+        stages=_table(["stage", "images", "device-hours"], rows),
+    )
 
 
 def _manifest(file: Path) -> Facts:
@@ -115,6 +211,7 @@ def _heading(stage: Facts) -> str:
 
 
 def _table(head: list[str], rows: list[list[str | int]]) -> str:
+    """The columns behind the first that holds a number are set to the right."""
     numbers = len(rows[0]) - sum(isinstance(cell, str) for cell in rows[0])
     lines = [head, ["---"] * (len(head) - numbers) + ["---:"] * numbers]
     lines += [[_cell(cell) if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in rows]

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.artifacts import atomic
-from pipeline.diffusion import EDM, normals, sample
+from pipeline.diffusion import EDM, SAMPLERS
 from pipeline.errors import UserError
-from pipeline.export.folder import CONFIG, load_model_folder
+from pipeline.export.drawing import draw_latents, noise_of, to_pictures
+from pipeline.export.folder import INDEX, ModelFolder, load_model_folder, read_index
 from pipeline.frozen.text import TextEncoder, load_text_encoder
 from pipeline.frozen.vae import Vae, load_vae
 from pipeline.model import MicroDiT, MicroDiTConfig, at_resolution, weights_at
@@ -43,10 +44,9 @@ def run(
     prompts: Sequence[str],
     out: Path,
     model: Path,
+    sampler: dict[str, Any],
     *,
     seed: int,
-    steps: int | None,
-    guidance: float | None,
     batch: int,
     count: int,
     px: int | None,
@@ -54,17 +54,17 @@ def run(
 ) -> None:
     """`count` pictures of each prompt. One picture or a grid where `out` ends in .png, else a folder of PNGs.
 
-    `steps` and `guidance` are those of the model's own config.json unless given.
+    `sampler`: steps, guidance and method; those of the model's own that are None.
     The prompt and the sampler's settings are written into the PNGs as text.
     Raises: UserError for a missing model, an empty prompt, a resolution the model cannot draw, or an unusable `out`.
     """
-    _check(prompts, out, model, steps)
+    given = {name: value for name, value in sampler.items() if value is not None}
+    _check(prompts, out, model, given)
     drawings = [Drawing(i, prompt) for i, prompt in enumerate(p for p in prompts for _ in range(count))]
     artist = Artist.load(model, px, pick_device(device))
-    given = {"steps": steps, "guidance": guidance}
-    sampler = artist.sampler | {key: value for key, value in given.items() if value is not None}
-    settings = {"seed": seed, **sampler, "px": artist.px}
-    pictures = artist.draw(drawings, batch, seed, sampler["steps"], sampler["guidance"])
+    artist = replace(artist, sampler=artist.sampler | given)
+    settings = {"seed": seed, **artist.sampler, "px": artist.px}
+    pictures = artist.draw(drawings, batch, seed, artist.sampler["steps"], artist.sampler["guidance"])
     if out.suffix.lower() != ".png":
         for drawing, picture in pictures:
             _save(picture, out / file_name(drawing), {"prompt": drawing.prompt, "number": drawing.number, **settings})
@@ -89,10 +89,10 @@ class Artist:
     @classmethod
     def load(cls, folder: Path, px: int | None, device: torch.device) -> "Artist":
         """Raises: UserError if the folder or a frozen model it names is missing, or it cannot draw at `px`."""
-        config, state, edm, info = load_model_folder(folder)
-        vae, text_encoder = _frozen(folder, info, config.drop_text_padding, device)
-        _check_fit(folder, config, vae, text_encoder)
-        trained_px = config.input_size * vae.factor
+        model = load_model_folder(folder)
+        vae, text_encoder = _frozen(folder, model, device)
+        _check_fit(folder, model.config, vae, text_encoder)
+        config, state, trained_px = model.config, model.state, model.config.input_size * vae.factor
         px = px or trained_px
         if px % (vae.factor * config.patch_size):
             multiple = vae.factor * config.patch_size
@@ -101,7 +101,7 @@ class Artist:
             config = at_resolution(config, px // vae.factor)
             state = weights_at(config, state)
         network = MicroDiT.from_state(config, state).to(device, torch.float32).eval()  # imported ones may be halves
-        return cls(network, edm, text_encoder, vae, info["sampler"], px, device)
+        return cls(network, model.edm, text_encoder, vae, model.info["sampler"], px, device)
 
     def draw(self, drawings: Sequence[Drawing], batch: int, *settings: Any) -> Iterator[tuple[Drawing, Image.Image]]:
         """Pictures in the order of `drawings`, `batch` at a time."""
@@ -116,53 +116,56 @@ class Artist:
     def _batch(self, drawings: Sequence[Drawing], seed: int, steps: int, guidance: float) -> list[Image.Image]:
         config = self.network.config
         shape = (config.in_channels, config.input_size, config.input_size)
-        numbers = torch.tensor([drawing.number for drawing in drawings])
-        noise = normals(seed, "generate", numbers, math.prod(shape)).unflatten(1, shape).to(self.device)
+        noise = noise_of(shape, seed, [drawing.number for drawing in drawings]).to(self.device)
         text, _ = self.text_encoder.encode([drawing.prompt for drawing in drawings])
-        latents = sample(self.network, noise, text, self.edm, steps, guidance, self.network.encode_text)
-        pixels = (self.vae.decode(latents) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(picture) for picture in pixels]
+        sampler = {**self.sampler, "steps": steps, "guidance": guidance}
+        return to_pictures(self.vae.decode(draw_latents(self.network, self.edm, noise, text, sampler)))
 
 
-def _frozen(folder: Path, info: dict[str, Any], drop_padding: bool, device: torch.device) -> tuple[Vae, TextEncoder]:
-    """The frozen models that config.json names."""
+def _frozen(folder: Path, model: ModelFolder, device: torch.device) -> tuple[Vae, TextEncoder]:
+    """In the folder, or where its references say."""
     for key, example in (("vae", PAPER_VAE), ("text_encoder", PAPER_TEXT_ENCODER)):
-        if not info.get(key):
+        if not model.frozen[key]:
             raise UserError(
-                f'{folder / CONFIG}: {key} is not named; add "{key}": "hf:OWNER/NAME@COMMIT" or a local folder, '
-                f"the one the model was trained with (official checkpoints: {example})"
+                f'{folder / INDEX}: frozen.{key} is not named; put "hf:OWNER/NAME@COMMIT" or a local folder there, '
+                f"the one that the model was trained with (official checkpoints: {example})"
             )
-    text_encoder = load_text_encoder(info["text_encoder"], info.get("text_tokens"), device, drop_padding)
-    return load_vae(info["vae"], device), text_encoder
+    config = model.config
+    text_encoder = load_text_encoder(model.frozen["text_encoder"], config.caption_length, device, config.drop_text_padding)
+    return load_vae(model.frozen["vae"], device), text_encoder
 
 
 def _check_fit(folder: Path, config: MicroDiTConfig, vae: Vae, text_encoder: TextEncoder) -> None:
-    """Raises: UserError if the frozen models' latents or text have another shape than the network takes."""
-    length, width = text_encoder.shape
-    for key, found, needed in (
-        ("vae", f"{vae.channels} latent channels", f"{config.in_channels} latent channels"),
-        ("text_encoder", f"{length}x{width} text", f"{config.caption_length}x{config.caption_channels} text"),
+    """Raises: UserError if the frozen models' latents or text have another width than the network takes."""
+    for key, found, needed, what in (
+        ("vae", vae.channels, config.in_channels, "latent channels"),
+        ("text_encoder", text_encoder.shape[1], config.caption_channels, "values a token"),
     ):
         if found != needed:
-            raise UserError(f"{folder / CONFIG}: {key} gives {found}, the model takes {needed}; name the one it was trained with")
+            raise UserError(
+                f"{folder / INDEX}: {key} gives {found} {what}, the model takes {needed}; name the one it was trained with"
+            )
 
 
-def _check(prompts: Sequence[str], out: Path, model: Path, steps: int | None) -> None:
+def _check(prompts: Sequence[str], out: Path, model: Path, sampler: dict[str, Any]) -> None:
     if not prompts:
         raise UserError("no prompt; say what to draw")
     for place, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise UserError(f"prompt {place}: is empty; say what to draw")
-    if steps is not None and steps < 2:
-        raise UserError(f"--steps {steps}: Heun's method needs at least 2")
+    if (steps := sampler.get("steps", 2)) < 2:
+        raise UserError(f"--steps {steps}: at least 2 are needed")
+    if (method := sampler.get("method", "heun")) not in SAMPLERS:
+        raise UserError(f"--sampler {method}: not known; give one of {', '.join(SAMPLERS)}")
     if out.suffix.lower() != ".png" and out.suffix.lower() in Image.registered_extensions():
         raise UserError(f"--out {out}: pictures are written as .png; end it so, or name a folder")
     _check_writable(out)
-    if not (model / CONFIG).exists():
+    if not model.is_dir() or not any(model.iterdir()):
         raise UserError(
-            f"{model / CONFIG}: no trained model here; `make demo` or "
-            "`snakemake --cores all results/model/config.json` trains one, --model names another"
+            f"{model / INDEX}: no trained model here; `make demo` or "
+            "`snakemake --cores all results/model/model_index.json` trains one, --model names another"
         )
+    read_index(model)
 
 
 def _check_writable(out: Path) -> None:

@@ -5,80 +5,83 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_json, sha256_file
 from pipeline.config.models import ModelRef
-from pipeline.diffusion import EDM
 from pipeline.errors import UserError
 from pipeline.export import official
-from pipeline.export.card import model_card
+from pipeline.export.card import imported_card, model_card, read_evaluation
 from pipeline.export.folder import load_model_folder, save_model_folder
-from pipeline.model import MicroDiTConfig
+from pipeline.trained import Trained
 
 OFFICIAL_FACTOR = 8  # pixels a latent pixel spans in the autoencoders of all official checkpoints
 PAPER_SAMPLER = {"steps": 30, "guidance": 5.0}
 
+Facts = dict[str, Any]
 
-def run(weights: Path, out: Path, *, steps: int, guidance: float, manifests: Sequence[Path] = ()) -> None:
-    """The averaged weights of a finished stage as the model folder `out`: model.safetensors, a README.md that says what
-    it is and, from the stages' manifests, what it was trained on, and a config.json with the architecture, the noise
-    levels, the resolution, the frozen models, the sampler's settings (`steps`, `guidance`) that `generate` takes unless
-    told otherwise, and where the weights came from.
 
-    Raises: UserError naming the file that is missing or does not fit.
+def run(
+    weights: Path,
+    out: Path,
+    sampler: Facts,
+    *,
+    manifests: Sequence[Path] = (),
+    evaluation: Path | None = None,
+    best: bool = False,
+    with_frozen: bool = False,
+) -> None:
+    """The averaged weights of a finished stage as the model folder `out`, `best`: those of the lowest FID.
+
+    `sampler`: steps, guidance, method and interval that `generate` takes unless told otherwise. From the `manifests` of the
+    stages in their order and the `evaluation` card of the run the model card says what it was trained on, how good it is
+    and what it cost. `with_frozen`: copy frozen models of the hub too.
+    Raises: UserError naming the file that is missing or does not fit, or a card of other weights.
     """
-    card, file = read_json(weights / "summary.json"), weights / "ema.safetensors"
+    trained = Trained.read(weights, "best" if best else "ema")
+    info = {**_provenance(weights / "summary.json", trained, best), "sampler": sampler}
+    scores = read_evaluation(evaluation, sha256_file(trained.file)) if evaluation else None
+    card = model_card(trained.config, info, manifests, scores)
+    save_model_folder(out, trained.config, trained.state, info, trained.edm, card, with_frozen)
+
+
+def _provenance(file: Path, trained: Trained, best: bool) -> Facts:
+    summary = read_json(file)
     try:
-        config, edm = MicroDiTConfig.from_dict(card["model"]), EDM.from_dict(card["diffusion"])
-        info = {**_provenance(card), "sampler": {"steps": steps, "guidance": guidance}}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{weights / 'summary.json'}: not a stage's summary ({error}); train that stage again") from error
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: not readable ({error}); train that stage again") from error
-    save_model_folder(out, config, state, info, edm, model_card(config, info, manifests))
+        return {
+            "px": summary["config"]["stage"]["px"],
+            "frozen": trained.frozen,
+            "trained": {
+                "stage": summary["stage"],
+                "images": trained.images_seen_total,
+                "fingerprint": trained.fingerprint,
+                "weights": "best" if best else _weights(summary),
+                "git_commit": summary["git_commit"],
+            },
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file}: not a stage's summary ({error}); train that stage again") from error
 
 
-def _provenance(card: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "px": card["config"]["stage"]["px"],
-        "vae": card["vae"],
-        "text_encoder": card["text_encoder"],
-        "text_tokens": card["config"]["text_tokens"],
-        "trained": {
-            "stage": card["stage"],
-            "images": card["images_seen_total"],
-            "fingerprint": card["fingerprint"],
-            "weights": _weights(card),
-            "git_commit": card["git_commit"],
-        },
-    }
-
-
-def _weights(card: dict[str, Any]) -> str:
-    average = card.get("posthoc_ema")
+def _weights(summary: Facts) -> str:
+    average = summary.get("posthoc_ema")
     return f"ema of relative width {average['width']:g}" if average else "ema"
 
 
-def import_checkpoint(checkpoint: Path, out: Path, vae: str, text_encoder: str) -> None:
+def import_checkpoint(checkpoint: Path, out: Path, vae: str, text_encoder: str, with_frozen: bool = False) -> None:
     """An official checkpoint (.pt) as the model folder `out`. An empty `vae` or `text_encoder` stays null in its
-    config.json: the tensors do not say which models they were trained with, and `generate` asks for them.
+    model_index.json: the tensors do not say which models they were trained with, and `generate` asks for them.
 
-    Raises: UserError for a file that is no such checkpoint, or a reference that is none.
+    Raises: UserError for a file that is no such checkpoint, or a reference that is none or leads to no model.
     """
     frozen = {"vae": _reference("--vae", vae), "text_encoder": _reference("--text-encoder", text_encoder)}
     config, state = official.import_official(checkpoint)
     info = {
         "px": config.input_size * OFFICIAL_FACTOR,
-        **frozen,
-        "text_tokens": config.caption_length,
+        "frozen": frozen,
         "sampler": PAPER_SAMPLER,
         "trained": {"imported": checkpoint.name},
     }
-    save_model_folder(out, config, state, info)
+    save_model_folder(out, config, state, info, card=imported_card(config, info), with_frozen=with_frozen)
 
 
 def _reference(option: str, value: str) -> str | None:

@@ -11,15 +11,18 @@ from pipeline.frozen.pixels import square, unit_tensor
 
 
 class Clip:
-    """`size` = side of the input in pixels, `mean` and `std` of its normalisation (a value a channel), `width` = D."""
+    """`size` = side of the input in pixels, `mean` and `std` of its normalisation (a value a channel), `width` = D,
+    `tokens` of a caption at most, with those of its start and end."""
 
     def __init__(self, model: torch.nn.Module, tokenizer: object, processor: object) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self.size: int = model.config.vision_config.image_size
         self.width: int = model.config.projection_dim
+        self.tokens: int = model.config.text_config.max_position_embeddings
         self.mean: tuple[float, ...] = tuple(processor.image_mean)
         self.std: tuple[float, ...] = tuple(processor.image_std)
+        self.scale: float = float(model.logit_scale.exp())  # of a cosine
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """Pictures of any size to [B, 3, size, size] in [0, 1]: short side resized, centre crop."""
@@ -35,8 +38,7 @@ class Clip:
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Captions to float32 [B, D], projected, not normalised. Longer ones are cut, their end token kept."""
-        positions = self._model.config.text_config.max_position_embeddings
-        batch = self._tokenizer(list(texts), padding="max_length", truncation=True, max_length=positions, return_tensors="pt")
+        batch = self._tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt")
         return self._model.get_text_features(batch.input_ids.to(self._model.device)).pooler_output
 
 

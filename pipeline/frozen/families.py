@@ -18,6 +18,12 @@ T5 = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderMode
 DECODERS = ("ForCausalLM", "LMHeadModel")  # how the classes of language models end
 
 
+def family_of_type(kind: str | None) -> str | None:
+    """clip, siglip or t5 by the model_type of a config, None for others."""
+    families = {"clip": CLIP, "siglip": SIGLIP, "t5": T5}
+    return next((family for family, classes in families.items() if kind in classes), None)
+
+
 def has_posterior(model: dict[str, Any]) -> bool:
     """Whether the autoencoder of this identity gives a mean and a spread; the others give a latent."""
     return AUTOENCODERS.get(model["class"], False)
@@ -40,12 +46,10 @@ def computed_in(ref: str, wanted: str) -> str:
 
 def text_family(place: Place) -> str:
     """open_clip, clip, siglip, t5 or decoder. Raises: UserError for a model that is none of these."""
-    kind = place.config.get("model_type")
     if place.class_name == "open_clip":
         return "open_clip"
-    for family, classes in (("clip", CLIP), ("siglip", SIGLIP), ("t5", T5)):
-        if kind in classes:
-            return family
+    if family := family_of_type(place.config.get("model_type")):
+        return family
     if place.class_name.endswith(DECODERS):
         return "decoder"
     raise place.fault(

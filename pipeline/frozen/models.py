@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,10 +199,15 @@ def load_part(place: Place, cls: Any, remote_code: bool = False, **options: Any)
 
 
 def load_tokenizer(place: Place) -> Any:
-    """Raises: UserError if its files are missing, in which case transformers may make one without any words."""
+    """Of a diffusers folder, which keeps it beside text_encoder/, or from the model's own files.
+
+    Raises: UserError if its files are missing, in which case transformers may make one without any words.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = load_part(place, AutoTokenizer)
+    beside = place.folder.parent / "tokenizer"
+    apart = place.folder.name == "text_encoder" and place.revision is None and beside.is_dir()
+    tokenizer = load_part(replace(place, name=str(beside)) if apart else place, AutoTokenizer)
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise place.fault("no tokenizer beside the weights; save it there too")
     return tokenizer

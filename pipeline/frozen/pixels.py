@@ -14,13 +14,19 @@ CROP = "short side bicubic, antialiased, then centre"
 
 def square(image: Image.Image, px: int) -> Image.Image:
     """RGB, short side resized to `px` (bicubic, antialiased), centre crop; sizes and offsets as torchvision rounds them."""
+    return covering(image, px, px)
+
+
+def covering(image: Image.Image, height: int, width: int) -> Image.Image:
+    """RGB, resized until it just covers height x width pixels (bicubic, antialiased), centre crop."""
     image = image if image.mode == "RGB" else image.convert("RGB")
-    short = min(image.size)
-    width, height = (px if side == short else int(px * side / short) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - px) / 2), round((height - px) / 2)
-    return image.crop((left, top, left + px, top + px))
+    wide, high = image.size
+    is_tall = high * width >= wide * height  # the width is what it has less of
+    size = (width, width * high // wide) if is_tall else (height * wide // high, height)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def signed(pixels: np.ndarray, device: "torch.device") -> "torch.Tensor":
@@ -28,6 +34,11 @@ def signed(pixels: np.ndarray, device: "torch.device") -> "torch.Tensor":
     import torch
 
     return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255 * 2 - 1
+
+
+def unsigned(images: "torch.Tensor") -> np.ndarray:
+    """[B, 3, H, W] in [0, 1] to [B, H, W, 3] uint8."""
+    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def unit_tensor(images: Sequence[Image.Image]) -> "torch.Tensor":

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.artifacts import INDEX, atomic, file_record, write_json
+from pipeline.artifacts import BUCKETED_INDEX, INDEX, atomic, file_record, write_json
 from pipeline.config.steps import ManifestSlice
 from pipeline.errors import UserError
 from pipeline.manifest import reasons, take_down
@@ -43,19 +43,23 @@ def run(slice_: ManifestSlice, encoded: list[Path], evaluation: list[Path], eval
     samples, seen = _judge_all(judge, shards)
     _say_unknown(taken_down, slice_, judge)
     leave_out_copies(samples, evaluated.phash, filters.near_duplicates, judge.reasons)
+    samples.leave_out(samples.unfit > 0, samples.unfit)
     hold_out(samples, slice_.held_out, slice_.seed, judge.reasons)
     counts = account(slice_.sources, shards, seen, samples, judge)
     if not samples.usable.any():
         raise UserError(f"stage '{slice_.stage}': no sample is left to train on; {in_words(counts)}")
     held_out = samples.reason == judge.reasons.number(reasons.HELD_OUT)
+    schema = BUCKETED_INDEX if "buckets" in facts else INDEX
     files = {
-        "index": _write_index(samples, samples.usable, out.with_suffix(".arrow")),
-        "validation": _write_index(samples, held_out, out.with_name(f"{out.stem}.validation.arrow")),
+        "index": _write_index(samples, samples.usable, schema, out.with_suffix(".arrow")),
+        "validation": _write_index(samples, held_out, schema, out.with_name(f"{out.stem}.validation.arrow")),
         "left_out": _write_left_out(samples, shards, seen, judge.reasons, out),
     }
     trained = np.bincount(samples.shard[samples.usable], minlength=len(shards)).tolist()
     entries = [_entry(shard, slice_, rows, out) for shard, rows in zip(shards, trained, strict=True)]
     head = {"kind": "manifest", "stage": slice_.stage, "px": slice_.px, "samples": sum(trained), **facts}
+    if "buckets" in facts:
+        head["buckets"] = _count_buckets(samples, facts["buckets"])
     head |= {"files": files, "info": {}, "sources": ranges(counts)}
     write_json(out, {**head, "shards": entries, "counts": counts})
 
@@ -81,7 +85,8 @@ def _say_unknown(taken_down: dict[str, set[str]], slice_: ManifestSlice, judge: 
 
 
 def _common_facts(slice_: ManifestSlice, shards: list[Shard]) -> dict[str, Any]:
-    """Shapes and models of all shards. Raises: UserError if they differ, or a shard lacks the resolution."""
+    """Shapes, models and, if there are any, buckets of all shards. Raises: UserError if they differ, or a shard lacks the
+    resolution."""
     for shard in shards:
         if shard.source not in slice_.sources:
             raise UserError(f"{shard.sidecar.path}: source '{shard.source}' is none of stage '{slice_.stage}'")
@@ -93,18 +98,25 @@ def _common_facts(slice_: ManifestSlice, shards: list[Shard]) -> dict[str, Any]:
             if value != first[key]:
                 differs = f"{key} {value} differs from {first[key]} of {shards[0].sidecar.path}"
                 raise UserError(f"{shard.sidecar.path}: {differs}; run encode again for both")
-    return first
+    return {key: value for key, value in first.items() if value is not None}
 
 
 def _facts(shard: Shard, px: int) -> dict[str, Any]:
     info = shard.sidecar.info
-    shapes = {"latent_shape": info["latents"][str(px)]["shape"], "text_shape": info["text"]["shape"]}
+    latents = info["latents"][str(px)]
+    shapes = {"latent_shape": latents["shape"], "buckets": latents.get("buckets"), "text_shape": info["text"]["shape"]}
     return {**shapes, "vae": info["vae"], "text_encoder": info["text_encoder"], "text_padding": info["text"]["padding"]}
 
 
-def _write_index(samples: Samples, chosen: np.ndarray, path: Path) -> dict[str, Any]:
-    table = pa.table({name: getattr(samples, name)[chosen] for name in INDEX.names}, schema=INDEX)
-    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), INDEX) as sink:
+def _count_buckets(samples: Samples, shapes: list[list[int]]) -> list[dict[str, int]]:
+    """Each bucket with its sides, in latent pixels, and how many samples to train on have them."""
+    counts = np.bincount(samples.bucket[samples.usable], minlength=len(shapes)).tolist()
+    return [{"height": h, "width": w, "samples": count} for (h, w), count in zip(shapes, counts, strict=True)]
+
+
+def _write_index(samples: Samples, chosen: np.ndarray, schema: pa.Schema, path: Path) -> dict[str, Any]:
+    table = pa.table({name: getattr(samples, name)[chosen] for name in schema.names}, schema=schema)
+    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), schema) as sink:
         sink.write_table(table)
     return file_record(path, len(table), path.parent)
 

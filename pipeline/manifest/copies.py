@@ -13,7 +13,9 @@ from pipeline.manifest.samples import Names, Samples
 
 def leave_out_copies(samples: Samples, evaluated: np.ndarray, bits: int | None, names: Names) -> None:
     """Leave out copies of what was taken down, near ones of the evaluation set's perceptual hashes `evaluated`, and of
-    usable copies all but the first. `bits`: how many may differ in near ones; None: only equal bytes are copies."""
+    usable copies all but one: of equal bytes the first stays, of near ones the largest, of equally large ones the first.
+    So it is the same image at every resolution. `bits`: how many may differ in near ones; None: only equal bytes are
+    copies."""
     taken_down = names.number(reasons.TAKEN_DOWN)
     names_one = samples.reason == taken_down
     samples.leave_out(_same_bytes_as(samples, names_one), taken_down)
@@ -27,8 +29,9 @@ def leave_out_copies(samples: Samples, evaluated: np.ndarray, bits: int | None, 
 
 
 def _leave_out(samples: Samples, choose: Callable[[np.ndarray], np.ndarray], reason: int) -> None:
-    """Those usable ones that `choose` picks by their perceptual hashes."""
+    """Those usable ones that `choose` picks by their perceptual hashes, which it is given from the largest image on."""
     usable = np.flatnonzero(samples.usable)
+    usable = usable[np.argsort(-samples.side[usable], kind="stable")]
     samples.reason[usable[choose(samples.phash[usable])]] = reason
 
 

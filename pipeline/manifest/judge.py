@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.artifacts import Sidecar, read_sidecar
 from pipeline.config.schema import Range
 from pipeline.config.steps import ManifestSlice
+from pipeline.dataset import ArrowShard
 from pipeline.errors import UserError
 from pipeline.manifest import reasons
 from pipeline.manifest.captions import Texts, evaluation_captions, judge_captions
@@ -44,6 +45,22 @@ class Shard:
     @property
     def order(self) -> tuple[str, str]:
         return self.source, self.sidecar.info["shard"]
+
+    def row_buckets(self, px: int) -> np.ndarray | int:
+        """The bucket [rows] of each image; 0 where all latents have one shape."""
+        if "buckets" not in self.sidecar.info["latents"][str(px)]:
+            return 0
+        found = ArrowShard(self.sidecar.file(f"latents-{px}"), "latent").row_buckets
+        assert len(found) == self.rows, f"{self.sidecar.path}: its latents are not those of its images"
+        return found
+
+    def least_sides(self, px: int, buckets: np.ndarray | int) -> np.ndarray | int:
+        """Width and height [2, rows], in pixels, that an image of these buckets is not enlarged from; px for squares."""
+        made = self.sidecar.info["latents"][str(px)]
+        if "buckets" not in made:
+            return px
+        factor = px // made["shape"][1]
+        return factor * np.array(made["buckets"])[buckets, ::-1].T
 
 
 def read_shard(path: Path) -> Shard:
@@ -115,12 +132,17 @@ class Judge:
         samples.sha256_high[:], samples.sha256_low[:] = words(images["sha256"], 4)[:, :2].T
         samples.phash[:] = words(pc.fill_null(images["phash"], NO_HASH), 1)[:, 0]
         samples.licence[:] = self.licences.numbers(images["license"])
+        sides = np.stack([images[side].to_numpy() for side in ("width", "height")])
+        samples.side[:] = sides.min(axis=0)
+        samples.bucket[:] = shard.row_buckets(self._slice.px)
 
         samples.leave_out(is_taken_down[stored.to_numpy()], self.reasons.number(reasons.TAKEN_DOWN))
         samples.leave_out(self._is_unlicensed(images["license"]), self.reasons.number(reasons.LICENCE))
         samples.leave_out(captions.reason > 0, captions.reason)
-        for reason, where in self._unusable(shard, images):
+        for reason, where in self._unusable(images, sides):
             samples.leave_out(where, self.reasons.number(reason))
+        for reason, where in self._unfit(shard, sides, samples.bucket):
+            np.copyto(samples.unfit, self.reasons.number(reason), where=where & (samples.unfit == 0), casting="same_kind")
         bad = Counter(ledger["reason"].filter(pc.invert(stored)).to_pylist())
         return samples, Seen(len(ledger), bad, keys, captions.captions, captions.left_out)
 
@@ -142,16 +164,17 @@ class Judge:
             return np.zeros(len(licences), dtype=bool)
         return ~pc.is_in(licences, pa.array(self._filters.licences, pa.string())).to_numpy()
 
-    def _unusable(self, shard: Shard, images: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
-        """Reasons for what is known of an image without its captions, and the rows [N] bool that they hold for."""
+    def _unfit(self, shard: Shard, sides: np.ndarray, buckets: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Reasons that hold at the stage's resolution, and the rows [N] bool that they hold for; `sides` are [2, N]."""
         for row, kind in shard.sidecar.info["latents"][str(self._slice.px)]["bad_rows"].items():
             yield reasons.LATENT.format(kind), np.arange(shard.rows) == int(row)
-        sides = np.stack([images[side].to_numpy() for side in ("width", "height")])
-        short, long = sides.min(axis=0), sides.max(axis=0)
         if not self._slice.sources[shard.source].upscale:
-            yield reasons.BELOW_PX, short < self._slice.px
+            yield reasons.BELOW_PX, (sides < shard.least_sides(self._slice.px, buckets)).any(axis=0)
+
+    def _unusable(self, images: pa.Table, sides: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """The same for what is known of an image at any resolution, without its captions."""
         if self._filters.max_aspect is not None:
-            yield reasons.ASPECT_RATIO, long > short * self._filters.max_aspect
+            yield reasons.ASPECT_RATIO, sides.max(axis=0) > sides.min(axis=0) * self._filters.max_aspect
         for name, bounds in self._filters.scores.items():
             yield reasons.SCORE, out_of_range(images["scores"], name, bounds)
         yield reasons.LEAKED, pc.is_in(images["sha256"], self._evaluated.sha256).to_numpy()

@@ -6,6 +6,10 @@ ones are compared. A run of more than FULL words is not compared pairwise: its w
 same is done again with the blocks of those. That ends, since 2^8 different words are no more than FULL; every level takes
 (d + 2 choose 2) sorts of the words in full runs. Time is that of sorting, memory some 70 bytes a word.
 
+Words that lie close, such as a million that differ in 22 bits alone, have more pairs than could be gone through. They are not
+enumerated: what is decided first leaves few words, no two of them close, and the others are compared with those alone, each
+until one is found.
+
 The median of 64 different frequencies leaves exactly 32 above it, so the hashes of ordinary images differ in an even number
 of bits.
 """
@@ -21,6 +25,7 @@ FULL = 256  # about where comparing a run takes as long as sorting it by other b
 LEAST_SET_BITS = 24
 PAIRS_AT_ONCE = 1 << 22  # held in memory
 PIECE = 1 << 16  # of them as Python's numbers
+SHORTER, LONGER = 16, 4  # where there were too many pairs, and from then on
 HASHES_AT_ONCE = 1 << 20
 NOTHING = np.uint64(0)
 
@@ -38,18 +43,9 @@ def near_any(hashes: np.ndarray, others: np.ndarray, bits: int) -> np.ndarray:
     for start in range(0, len(hashes) if len(others) else 0, HASHES_AT_ONCE):
         part = slice(start, start + HASHES_AT_ONCE)
         different, place = np.unique(hashes[part], return_inverse=True)
-        near[part] = _near_others(different, others, bits)[place]
+        close = np.isin(different, others) | _near_any(different, others, bits)
+        near[part] = (close & tells_something(different))[place]
     return near
-
-
-def _near_others(hashes: np.ndarray, others: np.ndarray, bits: int) -> np.ndarray:
-    """The same for hashes that are all different, and so are the others."""
-    near = np.isin(hashes, others)
-    rest = np.flatnonzero(~near)
-    for i, j in close_pairs(np.concatenate([others, hashes[rest]]), bits):
-        across = (i < len(others)) & (j >= len(others))
-        near[rest[j[across] - len(others)]] = True
-    return near & tells_something(hashes)
 
 
 def repeats(hashes: np.ndarray, bits: int) -> np.ndarray:
@@ -65,26 +61,32 @@ def repeats(hashes: np.ndarray, bits: int) -> np.ndarray:
 def _repeats(hashes: np.ndarray, bits: int) -> np.ndarray:
     """The same for hashes that are all different.
 
-    One after the other along the pairs. Where these are too many to hold, in rounds: what has no earlier neighbour stays,
-    its neighbours go, and the pairs among what is left are looked for again.
+    So many from the front as have no more pairs than can be held are gone through one by one along these, and what is near
+    one that stays goes from the rest. Where hashes lie so close that there are many pairs, few of them stay and most go.
     """
-    gone, open_ = np.zeros(len(hashes), dtype=bool), np.arange(len(hashes))
+    gone, open_, length = np.zeros(len(hashes), dtype=bool), np.arange(len(hashes)), len(hashes)
     while len(open_):
-        late, held, count = np.zeros(len(open_), dtype=bool), [], 0
-        for i, j in close_pairs(hashes[open_], bits):
-            late[j] = True
-            count += len(i)
-            if count <= PAIRS_AT_ONCE:
-                held.append((i, j))
-        if count <= PAIRS_AT_ONCE:
-            gone[open_] = _in_turn(held, len(open_))
-            break
-        near_kept = np.zeros(len(open_), dtype=bool)
-        for i, j in close_pairs(hashes[open_], bits):
-            near_kept[j[~late[i]]] = True
-        gone[open_[near_kept]] = True
-        open_ = open_[late & ~near_kept]
+        front, rest = open_[:length], open_[length:]
+        pairs = _held(close_pairs(hashes[front], bits))
+        if pairs is None:
+            length = max(len(front) // SHORTER, 1)
+            continue
+        goes = _in_turn(pairs, len(front))
+        near = _near_any(hashes[rest], hashes[front[~goes]], bits)
+        gone[front[goes]] = gone[rest[near]] = True
+        open_, length = rest[~near], LONGER * length
     return gone
+
+
+def _held(pairs: Pairs) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """All pieces of the pairs; None as soon as they are too many."""
+    held, count = [], 0
+    for i, j in pairs:
+        held.append((i, j))
+        count += len(i)
+        if count > PAIRS_AT_ONCE:
+            return None
+    return held
 
 
 def _in_turn(pairs: list[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
@@ -98,6 +100,38 @@ def _in_turn(pairs: list[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarr
                 if not gone[first]:
                     gone[second] = 1
     return np.frombuffer(gone, dtype=bool)
+
+
+def _near_any(hashes: np.ndarray, others: np.ndarray, bits: int, equal: np.uint64 = NOTHING) -> np.ndarray:
+    """Which of `hashes` [N] uint64 differ in at most `bits` bits, but in one, from one of `others`, all different, that
+    agrees with them in `equal`. Each is looked for until it is found once."""
+    near, blocks = np.zeros(len(hashes), dtype=bool), _blocks(~equal, bits + 2)
+    for first, second in combinations(blocks if bits else [], 2):
+        mask, rows = equal | first | second, np.flatnonzero(~near)
+        order = np.argsort(others & mask)
+        keys, wanted = (others & mask)[order], hashes[rows] & mask
+        starts, ends = np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")
+        full = ends - starts > FULL
+        near[rows[~full]] = _is_in_run(hashes[rows[~full]], others[order], starts[~full], ends[~full], bits)
+        if full.any():
+            inside = np.zeros(len(others) + 1, dtype=np.int64)  # +1 where a full run begins, -1 behind it
+            inside[np.unique(starts[full])] += 1
+            inside[np.unique(ends[full])] -= 1
+            inner = others[order[np.cumsum(inside[:-1]) > 0]]
+            near[rows[full]] = _near_any(hashes[rows[full]], inner, bits, mask)
+    return near
+
+
+def _is_in_run(hashes: np.ndarray, others: np.ndarray, starts: np.ndarray, ends: np.ndarray, bits: int) -> np.ndarray:
+    """Whether each of `hashes` is close to one of its run of `others`."""
+    found, open_ = np.zeros(len(hashes), dtype=bool), np.flatnonzero(starts < ends)
+    for step in range(FULL):
+        if not len(open_):
+            break
+        close = np.bitwise_count(hashes[open_] ^ others[starts[open_] + step]) <= bits
+        found[open_[close]] = True
+        open_ = open_[~close & (starts[open_] + step + 1 < ends[open_])]
+    return found
 
 
 def close_pairs(hashes: np.ndarray, bits: int, equal: np.uint64 = NOTHING) -> Pairs:

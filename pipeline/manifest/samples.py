@@ -1,4 +1,4 @@
-"""The columns in which samples are judged, numbers all: some 50 bytes an image, whatever its names are."""
+"""The columns in which samples are judged, numbers all: some 60 bytes an image, whatever its names are."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
@@ -8,22 +8,25 @@ import pyarrow as pa
 
 
 class Samples(NamedTuple):
-    """A line an image. `reason` and `licence` are numbers of `Names`; a sample with reason 0 can be trained on."""
+    """A line an image. Reasons and licences are numbers of `Names`; a sample with reason 0 can be trained on."""
 
-    shard: np.ndarray  # the first five as in the index
+    shard: np.ndarray  # the first six as in the index
     row: np.ndarray
     text: np.ndarray
     texts: np.ndarray
     given: np.ndarray
+    bucket: np.ndarray  # 0 where all latents have one shape
     sha256_high: np.ndarray  # 128 bits of it: exact for any number of images, a quarter of the memory
     sha256_low: np.ndarray
     phash: np.ndarray
     licence: np.ndarray
+    side: np.ndarray  # the shorter one, as received, in pixels
     reason: np.ndarray
+    unfit: np.ndarray  # a reason that holds at the stage's resolution alone; it counts once copies are left out
 
     @classmethod
     def empty(cls, rows: int) -> Self:
-        types = [*[np.int32] * 3, *[np.int16] * 2, *[np.uint64] * 3, np.int32, np.int16]
+        types = [*[np.int32] * 3, *[np.int16] * 3, *[np.uint64] * 3, *[np.int32] * 2, *[np.int16] * 2]
         return cls(*(np.zeros(rows, dtype) for dtype in types))
 
     @classmethod

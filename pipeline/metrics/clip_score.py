@@ -3,10 +3,14 @@
 import numpy as np
 
 
+def clip_scores(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """100·max(cos, 0) of each pair [N], for embeddings [N, D] and [N, D] in CLIP's common space."""
+    return 100 * np.maximum((_unit(images) * _unit(texts)).sum(axis=1), 0)
+
+
 def clip_score(images: np.ndarray, texts: np.ndarray) -> float:
-    """Mean over pairs of 100·max(cos, 0), for embeddings [N, D] and [N, D] in CLIP's common space."""
-    images, texts = _unit(images), _unit(texts)
-    return float(100 * np.maximum((images * texts).sum(axis=1), 0).mean())
+    """Mean over the pairs."""
+    return float(clip_scores(images, texts).mean())
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

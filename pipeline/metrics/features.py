@@ -17,18 +17,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.artifacts import sha256_file
+from pipeline.config.schema import Downloads
 from pipeline.errors import UserError
 from pipeline.frozen.models import identity
+from pipeline.ledger import Unusable
 
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.download.retry import Retry
     from pipeline.frozen.clip import Clip
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION_FILE}"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 INCEPTION_PX, INCEPTION_WIDTH = 299, 2048
+INCEPTION_MOST_BYTES = 200_000_000  # it has some 95 MB
 RESIZERS = {"clean": ("PIL", "bicubic"), "legacy_pytorch": ("PyTorch", "bilinear")}  # library and filter of a mode
 
 
@@ -49,22 +53,31 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SHOESTRING_CACHE") or Path(base) / "shoestring")
 
 
-def inception_file() -> Path:
-    """The TorchScript Inception of StyleGAN2-ADA, which clean-fid uses. Raises UserError if it is absent or altered."""
+def inception_file(downloads: Downloads | None = None, retry: "Retry | None" = None) -> Path:
+    """The TorchScript Inception of StyleGAN2-ADA, which clean-fid uses: from the cache folder, fetched to there if absent.
+
+    Raises: UserError if it is not to be had or not the file that it should be; nothing is read from it before its hash
+    is right.
+    """
+    from pipeline.download.remote import download
+    from pipeline.download.retry import PATIENT
+
     file = cache_folder() / INCEPTION_FILE
-    if not file.is_file():
+    try:
+        download(INCEPTION_URL, file, downloads or Downloads(), retry or PATIENT, INCEPTION_SHA256, INCEPTION_MOST_BYTES)
+    except Unusable as error:
         raise UserError(
-            f"evaluation.features: inception needs {file}; download {INCEPTION_URL} to there, "
-            "or point SHOESTRING_CACHE at the folder that has it"
-        )
+            f"evaluation.features: inception needs {file}, and {INCEPTION_URL} could not be fetched "
+            f"({error.reason}: {error.detail}); put it there by hand, or point SHOESTRING_CACHE at the folder that has it"
+        ) from error
     if (found := sha256_file(file)) != INCEPTION_SHA256:
-        raise UserError(f"{file}: sha256 is {found}, not {INCEPTION_SHA256}; delete it and download {INCEPTION_URL}")
+        raise UserError(f"{file}: sha256 is {found}, not {INCEPTION_SHA256}; delete it and run again, {INCEPTION_URL} has it")
     return file
 
 
-def inception(device: "torch.device") -> FeatureNetwork:
+def inception(device: "torch.device", downloads: Downloads | None = None) -> FeatureNetwork:
     """clean-fid's Inception. Both resizing modes use these weights, which the legacy one has in another format."""
-    file = inception_file()
+    file = inception_file(downloads)
     from cleanfid.inception_torchscript import InceptionV3W
 
     network = InceptionV3W(str(file.parent), download=False, resize_inside=False).to(device).eval()
@@ -72,7 +85,10 @@ def inception(device: "torch.device") -> FeatureNetwork:
 
 
 def clip_tower(ref: str, clip: "Clip") -> FeatureNetwork:
-    """The image tower of a CLIP loaded from `ref`; the features are its projected embeddings, not normalised."""
+    """The image tower of a CLIP loaded from `ref`; the features are its projected embeddings, not normalised.
+
+    CLIP-FID (Kynkäänniemi et al., arXiv 2203.06026) is the FID of them.
+    """
     known = identity(ref)
     return FeatureNetwork(
         ref, known.get("sha256") or known["revision"], clip.size, clip.width, lambda pixels: clip.image_features(pixels / 255)

@@ -43,6 +43,30 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
         return float(frechet_distance(*a, *b))
 
 
+class Reference:
+    """The fixed side of many Fréchet distances: what depends on it alone is worked out once.
+
+    With R the symmetric root of its covariance, tr (S_r S)^½ = tr (R S R)^½: the sum of the roots of the eigenvalues of a
+    symmetric matrix, some ten times as fast as clean-fid's root of S_r S and the same number where S_r S is regular.
+    """
+
+    def __init__(self, features: np.ndarray) -> None:
+        self.mean, cov = gaussian(features)
+        self._trace, self._root = np.trace(cov), _root(cov)
+
+    def distance(self, other: Gaussian) -> float:
+        """Fréchet distance of another Gaussian of the same width."""
+        values = np.linalg.eigvalsh(self._root @ other.cov @ self._root)
+        shift = other.mean - self.mean
+        return float(shift @ shift + self._trace + np.trace(other.cov) - 2 * np.sqrt(np.maximum(values, 0)).sum())
+
+
+def _root(cov: np.ndarray) -> np.ndarray:
+    """Symmetric square root of a covariance [D, D]."""
+    values, vectors = np.linalg.eigh(cov)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
 class Estimate(NamedTuple):
     """A number and its standard error."""
 

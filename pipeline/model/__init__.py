@@ -2,7 +2,7 @@
 
 from pipeline.model.config import PRESETS, BlockShape, MicroDiTConfig, at_resolution, backbone_shapes, mixer_shapes
 from pipeline.model.embeddings import TextEncoding
-from pipeline.model.flops import forward_flops, training_flops
+from pipeline.model.flops import forward_flops, text_flops, training_flops
 from pipeline.model.masking import keep_ids, kept_tokens
 from pipeline.model.microdit import MicroDiT, parameter_count, position_table, state_layout, weights_at
 
@@ -21,6 +21,7 @@ __all__ = [
     "parameter_count",
     "position_table",
     "state_layout",
+    "text_flops",
     "training_flops",
     "weights_at",
 ]

@@ -29,17 +29,23 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def sincos_positions(dim: int, side: int, scale: float) -> Tensor:
-    """Fixed 2-D positions [side·side, dim] float32: the column in the first half, the row in the second.
+def sincos_positions(dim: int, side: int, scale: float, rows: int, columns: int) -> Tensor:
+    """Fixed 2-D positions [rows·columns, dim] float32: the column in the first half, the row in the second.
 
-    Each half is [sin, cos] of position·10000^(-i/(dim/4)); position = index / scale. Worked out in
-    float64, because float32 angles would differ from the official table in the last bits.
+    Each half is [sin, cos] of position·10000^(-i/(dim/4)); position = (index + (side - n)/2) / scale in a line of n: index
+    / scale in the square of `side`, and around the same centre in all other grids. Worked out in float64, because float32
+    angles would differ from the official table in the last bits.
     """
+    across, down = _line(dim, side, scale, columns), _line(dim, side, scale, rows)
+    return torch.cat([across.repeat(rows, 1), down.repeat_interleave(columns, dim=0)], dim=1).float()
+
+
+def _line(dim: int, side: int, scale: float, count: int) -> Tensor:
+    """[count, dim/2] float64, of one axis."""
     omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64, device="cpu") / (dim / 4))
-    angles = torch.outer(torch.arange(side, dtype=torch.float64, device="cpu") / scale, omega)
-    line = torch.cat([angles.sin(), angles.cos()], dim=1)
-    columns, rows = line.repeat(side, 1), line.repeat_interleave(side, dim=0)
-    return torch.cat([columns, rows], dim=1).float()
+    indices = torch.arange(count, dtype=torch.float64, device="cpu") + (side - count) / 2
+    angles = torch.outer(indices / scale, omega)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class PatchEmbedding(nn.Module):

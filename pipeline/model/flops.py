@@ -37,22 +37,32 @@ def _text(config: MicroDiTConfig) -> int:
 
 
 def _projections(config: MicroDiTConfig, tokens: int) -> int:
-    """Multiply-adds between the backbone's and the mixer's width, on the way in, out and for the text."""
+    """Multiply-adds between the backbone's and the mixer's width, for so many tokens in and out and for the text."""
     if config.mixer_depth == 0 or config.mixer_dim == config.dim:
         return 0
-    return config.dim * config.mixer_dim * (config.num_tokens + tokens + config.caption_length)
+    return config.dim * config.mixer_dim * (tokens + config.caption_length)
 
 
-def forward_flops(config: MicroDiTConfig, mask_ratio: float = 0.0) -> float:
-    """FLOPs of one forward pass for one image of which `mask_ratio` of the tokens are dropped."""
-    tokens, dim = kept_tokens(config.num_tokens, mask_ratio), config.dim
-    patches = config.patch_channels * dim * (config.num_tokens + tokens)
+def forward_flops(config: MicroDiTConfig, mask_ratio: float = 0.0, num_tokens: int | None = None) -> float:
+    """FLOPs of one forward pass for one image of which `mask_ratio` of the tokens are dropped; of `num_tokens`, or as many
+    as the config's square has."""
+    every, dim = num_tokens or config.num_tokens, config.dim
+    kept = kept_tokens(every, mask_ratio)
+    patches = config.patch_channels * dim * (every + kept)
     condition = 2 * NOISE_FREQUENCIES * dim + dim * dim + 2 * dim * dim
-    mixer = sum(_block(shape, config.num_tokens, config) for shape in mixer_shapes(config))
-    backbone = sum(_block(shape, tokens, config) for shape in backbone_shapes(config))
-    return 2.0 * (patches + condition + _text(config) + _projections(config, tokens) + mixer + backbone)
+    mixer = sum(_block(shape, every, config) for shape in mixer_shapes(config))
+    backbone = sum(_block(shape, kept, config) for shape in backbone_shapes(config))
+    return 2.0 * (patches + condition + _text(config) + _projections(config, every + kept) + mixer + backbone)
 
 
-def training_flops(config: MicroDiTConfig, mask_ratio: float = 0.0) -> float:
+def text_flops(config: MicroDiTConfig) -> float:
+    """FLOPs of `encode_text` with keys and values, for one caption: what calls with the same text need not repeat."""
+    mapped = config.mixer_depth > 0 and config.mixer_dim != config.dim
+    projection = config.caption_length * config.dim * config.mixer_dim if mapped else 0
+    keys_values = sum(2 * config.caption_length * s.dim * s.dim for s in (*mixer_shapes(config), *backbone_shapes(config)))
+    return 2.0 * (_text(config) + projection + keys_values)
+
+
+def training_flops(config: MicroDiTConfig, mask_ratio: float = 0.0, num_tokens: int | None = None) -> float:
     """FLOPs of one training step for one image: three times the forward pass."""
-    return 3 * forward_flops(config, mask_ratio)
+    return 3 * forward_flops(config, mask_ratio, num_tokens)

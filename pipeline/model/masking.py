@@ -38,9 +38,9 @@ def put_tokens(tokens: Tensor, ids: Tensor, num_tokens: int) -> Tensor:
     return full.scatter(1, ids[..., None].expand_as(tokens), tokens)
 
 
-def unpatchify(tokens: Tensor, patch_size: int) -> Tensor:
-    """tokens [B, T, p·p·C] of a square grid, row-major, in the order (p, p, C) -> image [B, C, H, W]."""
+def unpatchify(tokens: Tensor, patch_size: int, rows: int) -> Tensor:
+    """tokens [B, T, p·p·C] of a grid of `rows`, row-major, in the order (p, p, C) -> image [B, C, H, W]."""
     batch, num_tokens, width = tokens.shape
-    side, channels = round(num_tokens**0.5), width // patch_size**2
-    grid = tokens.reshape(batch, side, side, patch_size, patch_size, channels)
-    return torch.einsum("nhwpqc->nchpwq", grid).reshape(batch, channels, side * patch_size, side * patch_size)
+    columns, channels = num_tokens // rows, width // patch_size**2
+    grid = tokens.reshape(batch, rows, columns, patch_size, patch_size, channels)
+    return torch.einsum("nhwpqc->nchpwq", grid).reshape(batch, channels, rows * patch_size, columns * patch_size)

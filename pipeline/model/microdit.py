@@ -37,6 +37,7 @@ class MicroDiT(nn.Module):
         super().__init__()
         self.config = config
         self.joint_text = False  # whether `forward` projects the text for all blocks at once, instead of each block
+        self._positions: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}  # of grids that are no square
         dim, eps = config.dim, config.norm_eps
         self.register_buffer("pos_embed", torch.empty(1, config.num_tokens, dim))
         self.register_buffer("mask_token", torch.zeros(1, 1, config.patch_channels))
@@ -107,6 +108,7 @@ class MicroDiT(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, text: Tensor | TextEncoding, ids_keep: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], c_noise [B], text, ids_keep [B, K] int64 -> [B, C, H, W], zeros where dropped.
 
+        H and W are those of the config's square, or any others in whole patches.
         `text` is the frozen encoder's output or, to encode it once for many calls, `encode_text` of it.
         Without ids_keep nothing is dropped. Raises ValueError for ids_keep when mask_mode is "none".
         """
@@ -117,13 +119,23 @@ class MicroDiT(nn.Module):
         encoded = text if isinstance(text, TextEncoding) else self.encode_text(text, keys_values=self.joint_text)
         condition = self.t_embedder(c_noise) + encoded.pooled
         # With no mixer (naive masking) the tokens are dropped here straight after their embedding.
-        tokens = self.mix(self.x_embedder(x) + self.pos_embed, condition, encoded, ids_keep)
+        rows, columns = (side // self.config.patch_size for side in x.shape[-2:])
+        tokens = self.mix(self.x_embedder(x) + self.positions(rows, columns), condition, encoded, ids_keep)
         for block, block_text in zip(self.blocks, encoded.blocks, strict=True):
             tokens = block(tokens, condition, block_text, encoded.mask)
         patches = self.final_layer(tokens, condition).float()
         if ids_keep is not None:
-            patches = put_tokens(patches, ids_keep, self.num_tokens)
-        return unpatchify(patches, self.config.patch_size)
+            patches = put_tokens(patches, ids_keep, rows * columns)
+        return unpatchify(patches, self.config.patch_size, rows)
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """[1, T, D] of a grid of tokens: the buffer if it is the config's square, else a table made once."""
+        if rows == columns == self.config.tokens_a_side:
+            return self.pos_embed
+        key = rows, columns, self.pos_embed.device, self.pos_embed.dtype
+        if key not in self._positions:
+            self._positions[key] = position_table(self.config, rows, columns).to(self.pos_embed)
+        return self._positions[key]
 
 
 def _for_blocks(blocks: nn.ModuleList, text: Tensor, keys_values: bool) -> list[Tensor | KeysValues]:
@@ -141,9 +153,13 @@ def _mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
     return tokens.masked_fill(~real, 0).sum(dim=1) / real.sum(dim=1)
 
 
-def position_table(config: MicroDiTConfig) -> Tensor:
-    """The `pos_embed` buffer [1, T, D] of that configuration, on the CPU."""
-    return sincos_positions(config.dim, config.tokens_a_side, config.pos_interp_scale)[None]
+def position_table(config: MicroDiTConfig, rows: int | None = None, columns: int | None = None) -> Tensor:
+    """The `pos_embed` buffer [1, T, D] of that configuration, on the CPU, or the table of another grid of tokens.
+
+    All grids have one centre and one distance between tokens (as SD3's, arXiv 2403.03206, section 5.3.2).
+    """
+    side, scale = config.tokens_a_side, config.pos_interp_scale
+    return sincos_positions(config.dim, side, scale, rows or side, columns or side)[None]
 
 
 def weights_at(config: MicroDiTConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:

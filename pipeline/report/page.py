@@ -3,31 +3,45 @@
 Captions, titles and names come from outside: the template escapes them, and pictures come in as data URIs only.
 """
 
-import base64
-import io
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
 from pipeline.artifacts import atomic, read_json
 from pipeline.config.steps import Settings
 from pipeline.errors import UserError
-from pipeline.report import counts, curves, scales, words
+from pipeline.report import cost, counts, curves, earlier, environment, extras, pictures, scales, words
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN_PAIRS = 12  # the other pairs of the gallery are folded away
-SHOWN_PROCESSES = 60
-GRID_PX = 1024  # wider sample grids are made smaller
-PICTURE = "data:image/png;base64,"
+PAIR, CAPTION = ("generated", "real"), ("caption", "key")
 View = dict[str, Any]
 
 
-def run(settings: Settings, card: Path, manifests: list[Path], stages: list[Path], evaluation: Path, out: Path) -> None:
+class Further(NamedTuple):
+    """What not every run has: Snakemake's folder of benchmarks, guidance.json, ablation.json with its plot beside it."""
+
+    benchmarks: Path | None = None
+    guidance: Path | None = None
+    ablation: Path | None = None
+
+
+NOTHING_FURTHER = Further()
+
+
+def run(
+    settings: Settings,
+    card: Path,
+    manifests: list[Path],
+    stages: list[Path],
+    evaluation: Path,
+    out: Path,
+    further: Further = NOTHING_FURTHER,
+) -> None:
     """Write the page from the run's card, the manifests and summaries of its stages in the order of the schedule, each
-    summary beside metrics.jsonl and samples.png, and the folder of the evaluation with its gallery.json.
+    summary beside metrics.jsonl and samples.png, and the folder of the evaluation: gallery.json, failures.json, and
+    geneval.json if the card tells of it. Cards of earlier runs are those of `report.earlier`.
 
     Raises: UserError naming the file that is missing or is not what it should be.
     """
@@ -39,43 +53,36 @@ def run(settings: Settings, card: Path, manifests: list[Path], stages: list[Path
         "css": (TEMPLATES / "page.css").read_text(encoding="utf-8"),
         "card_path": str(card),
         **_head(facts, summaries, tables),
-        "gallery": _gallery(evaluation / "gallery.json"),
-        "shown_pairs": SHOWN_PAIRS,
-        "scores": scales.scores(facts),
-        "accuracies": scales.accuracies(facts),
-        "attributes": scales.ATTRIBUTES,
-        "plots": curves.plots([curves.History.read(file.parent, s) for file, s in zip(stages, summaries, strict=True)]),
-        "sample_prompts": settings.runtime.sample_prompts,
-        "grids": [_grid(file.parent / "samples.png", summary) for file, summary in zip(stages, summaries, strict=True)],
+        **_scores(facts, settings, card),
+        **_pictures(evaluation, facts),
+        **_training(settings, facts, stages, summaries),
         "data": counts.account(tables),
-        **_cost(facts),
-        "facts": _facts(facts),
-        "listings": _listings(facts, summaries),
+        **_cost(settings, facts, summaries, tables, further.benchmarks),
+        "guidance": extras.guidance(further.guidance),
+        "ablation": extras.ablation(further.ablation),
+        **_environment(facts, summaries),
     }
+    content = _render(view).encode("utf-8", errors="replace")  # JSON may hold half a character, a page may not
     with atomic(out) as temporary:
-        temporary.write_text(_render(view), encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 def _render(view: View) -> str:
-    environment = Environment(
+    jinja = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "score": words.score,
-        "percent": words.percent,
-        "count": words.count,
-        "duration": words.duration,
-    }
-    return environment.get_template("page.html").render(view)
+    names = ("score", "percent", "count", "duration", "dollars")
+    jinja.filters |= {name: getattr(words, name) for name in names}
+    return jinja.get_template("page.html").render(view)
 
 
 def _summary(file: Path) -> View:
     summary = read_json(file)
-    missing = {"stage", "config", "images_seen", "images_seen_total", "parameters", "model"} - set(summary)
+    missing = {"stage", "config", "images_seen", "images_seen_total", "parameters", "model", "device_hours"} - set(summary)
     if missing:
         raise UserError(f"{file}: not a stage's summary, it lacks {words.listed(sorted(missing))}; train that stage again")
     return summary
@@ -111,108 +118,56 @@ def _tiles(card: View, summaries: list[View], accuracy: float | None) -> list[tu
     ]
     if accuracy is not None:
         tiles.append(("Prompt followed", words.percent(accuracy), "colour, shape, position, background of one object"))
-    tiles.append(("Training", words.duration(card["cost"]["seconds"]), _price(card["cost"])))
+    if found := card.get("geneval"):
+        tiles.append(("GenEval", words.score(found["score"]), f"mean of {len(found['tasks'])} tasks, at most 1"))
+    tiles.append(("Training", words.duration(card["cost"]["seconds"]), cost.price(card["cost"])))
     tiles.append(("Images seen", words.count(summaries[-1]["images_seen_total"]), f"in {len(summaries)} stages"))
     return tiles
 
 
-def _price(cost: View) -> str:
-    if not cost["dollars_per_hour"]:
-        return "no price set"
-    return f"{words.dollars(cost['dollars'])} at {words.dollars(cost['dollars_per_hour'])} a device-hour"
-
-
-def _gallery(file: Path) -> list[View]:
-    pairs = read_json(file)
-    for pair in pairs:
-        for side in ("generated", "real"):
-            if not pair[side].startswith(PICTURE):
-                raise UserError(f"{file}: {side} of {pair['key']} is no PNG in a data URI; delete it and evaluate again")
-    return pairs
-
-
-def _grid(file: Path, summary: View) -> View:
-    try:
-        with Image.open(file) as image:
-            image.thumbnail((GRID_PX, GRID_PX))
-            content = io.BytesIO()
-            image.save(content, format="png")
-    except OSError as error:
-        raise UserError(f"{file}: not a readable picture ({error}); train that stage again") from error
-    stage = summary["config"]["stage"]
+def _scores(card: View, settings: Settings, file: Path) -> View:
     return {
-        "stage": summary["stage"],
-        "uri": PICTURE + base64.b64encode(content.getvalue()).decode(),
-        "px": stage["px"],
-        "mask_ratio": stage["mask_ratio"],
-        "images": words.count(summary["images_seen_total"]),
+        "scores": scales.scores(card),
+        "further": scales.further_scores(card),
+        "accuracies": scales.accuracies(card),
+        "attributes": scales.ATTRIBUTES,
+        "preferences": extras.preferences(card),
+        "comparison": earlier.comparison(file, settings.report.earlier),
     }
 
 
-def _cost(card: View) -> View:
-    cost = card["cost"]
-    slowest = sorted(card["processes"], key=lambda process: -process["seconds"])[:SHOWN_PROCESSES]
+def _pictures(evaluation: Path, card: View) -> View:
+    failures = pictures.listed_pictures(evaluation / "failures.json", PAIR, CAPTION)
     return {
-        "cost": {
-            **cost,
-            "price": _price(cost),
-            "dollars": words.dollars(cost["dollars"]) if cost["dollars_per_hour"] else "–",
-        },
-        "plan": _plan(card),
-        "stage_costs": [_stage_cost(stage, cost) for stage in card["stages"]],
-        "skipped_steps": sum(stage["skipped_steps"] or 0 for stage in card["stages"]),
-        "slowest": slowest,
+        "gallery": pictures.listed_pictures(evaluation / "gallery.json", PAIR, CAPTION),
+        "failures": sorted(failures, key=lambda pair: pair["clip_score"]),
+        "shown_pairs": SHOWN_PAIRS,
+        "geneval": extras.geneval(evaluation / "geneval.json", card),
     }
 
 
-def _stage_cost(stage: View, cost: View) -> View:
-    share, plan = stage["share_of_peak"], stage["plan"]
+def _training(settings: Settings, card: View, files: list[Path], summaries: list[View]) -> View:
+    histories = [curves.History.read(file.parent, summary) for file, summary in zip(files, summaries, strict=True)]
+    grids = [pictures.grid(file.parent / "samples.png", summary) for file, summary in zip(files, summaries, strict=True)]
+    spent = [summary["device_hours"] for summary in summaries]
     return {
-        **stage,
-        "dollars": words.dollars(stage["dollars"]) if cost["dollars_per_hour"] else "–",
-        "share_of_peak": "–" if share is None else words.percent(share),
-        "planned_hours": f"{plan['device_hours']:.3g}" if plan else "–",
+        "plots": curves.plots(histories, spent, card["cost"]["dollars_per_hour"]),
+        "grids": grids,
+        "across_stages": pictures.rows_by_prompt(grids),
+        "sample_prompts": settings.runtime.sample_prompts,
     }
 
 
-def _plan(card: View) -> str:
-    """What training was planned to take, empty where a stage has no plan."""
-    cost = card["cost"]
-    if cost["planned_device_hours"] is None:
-        return ""
-    shares = sorted({words.percent(stage["plan"]["share_of_peak"]) for stage in card["stages"]})
-    price = f", {words.dollars(cost['planned_dollars'])}" if cost["dollars_per_hour"] else ""
-    return f"{cost['planned_device_hours']:.3g} device-hours{price}, at {words.listed(shares)} of the device's peak"
+def _cost(settings: Settings, card: View, summaries: list[View], tables: list[View], folder: Path | None) -> View:
+    gpus, evaluation = settings.runtime.gpus, settings.evaluation
+    rules = cost.rules_of(folder, summaries, tables, evaluation and evaluation.source, gpus)
+    return cost.cost(card, rules, gpus)
 
 
-def _facts(card: View) -> list[tuple[str, str]]:
-    """What one must know to get the same numbers again."""
-    network, sampler, weights = card["feature_network"], card["sampler"], card["weights"]
-    return [
-        ("weights", f"{weights['file']}, averaged over training" if weights["ema"] else weights["file"]),
-        ("sha256 of the weights", weights["sha256"]),
-        ("fingerprint of the last stage", weights["fingerprint"]),
-        (
-            "sampler",
-            f"{sampler['name']}, {sampler['steps']} steps, guidance {sampler['guidance']}, seed {sampler['seed']}",
-        ),
-        (
-            "noise levels",
-            f"{sampler['sigma_max']} to {sampler['sigma_min']}, rho {sampler['rho']}, data {sampler['sigma_data']}",
-        ),
-        ("feature network", f"{network['name']}, {network['width']} features, {network['identity']}"),
-        ("resizing", f"{card['resize']} to {network['input_px']} px; images as {card['image_format']}"),
-        ("real images", card["reference_preparation"]),
-        ("sha256 of the evaluated ids", card["ids_sha256"]),
-        ("fingerprint of the evaluation", card["config_fingerprint"]),
-        ("git commit", str(card["git_commit"] or "no checkout")),
-        ("device of the evaluation", card["device"]),
-        ("versions", ", ".join(f"{name} {version}" for name, version in card["versions"].items())),
-    ]
-
-
-def _listings(card: View, summaries: list[View]) -> list[tuple[str, str]]:
-    stages = [(f"configuration of stage {summary['stage']}", summary["config"]) for summary in summaries]
-    evaluation = {key: value for key, value in card.items() if not key.startswith("processes")}
-    chosen = [("architecture of the last stage", summaries[-1]["model"]), *stages, ("evaluation card", evaluation)]
-    return [(name, json.dumps(value, indent=2, ensure_ascii=False)) for name, value in chosen]
+def _environment(card: View, summaries: list[View]) -> View:
+    packages = environment.packages()
+    return {
+        "facts": environment.settings_of(card),
+        "environment": environment.environment(card, summaries, packages),
+        "listings": environment.listings(card, summaries, packages),
+    }

@@ -18,13 +18,14 @@ STEPS = (1, 2, 2.5, 5, 10)  # distances between ticks
 POINTS = 300  # a longer curve is averaged down to about so many points
 
 # matplotlib knows no CSS: it draws in these stand-ins, which the finished SVG replaces by variables.
-INK, FAINT = "#010203", "#010204"
+INK, FAINT, STAR = "#010203", "#010204", "#010209"
 LINES = ("#010205", "#010206", "#010207", "#010208")
-VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)", **{c: f"var(--curve-{i})" for i, c in enumerate(LINES, 1)}}
+VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)", STAR: "var(--ink)", **{c: f"var(--curve-{i})" for i, c in enumerate(LINES, 1)}}
 # The page has one size, one font and no use for a description of the file format.
 UNWANTED = re.compile(r' width="[\d.]+pt" height="[\d.]+pt"| <metadata>.*?</metadata>\n|font-family: [^;"]*; ?', re.DOTALL)
 STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign is one
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -49,18 +50,31 @@ class Curve(NamedTuple):
     y: Sequence[float]
 
 
-def plot(name: str, curves: Sequence[Curve], alt: str, *, log: bool = False) -> str:
-    """Curves over images seen as one <svg>.
+def plot(
+    name: str,
+    curves: Sequence[Curve],
+    alt: str,
+    *,
+    log: bool = False,
+    x: str = "images seen",
+    dots: bool = False,
+    from_zero: bool = True,
+    mark: tuple[float, float] | None = None,
+) -> str:
+    """Curves over `x` as one <svg>.
 
-    `name` makes the ids inside it unique on the page, `alt` says in words what is to be seen.
+    `name` makes the ids inside it unique on the page, `alt` says in words what is to be seen. `dots` show every point;
+    `mark` is one to point out. A linear axis starts `from_zero`, or below the lowest point.
     """
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure, axes = plt.subplots(figsize=SIZE_INCHES, layout="constrained")
         for curve, colour in zip(curves, _colours(len(curves)), strict=True):
-            x, y = thinned(np.asarray(curve.x, float), np.asarray(curve.y, float))
-            marker = "o" if len(x) == 1 else None  # a line of one point shows nothing
-            axes.plot(x, y, color=colour, linewidth=1.8, label=curve.name, solid_capstyle="round", marker=marker)
-        _dress(axes, log)
+            xs, ys = thinned(np.asarray(curve.x, float), np.asarray(curve.y, float))
+            shape = {"marker": "o", "markersize": 4} if dots or len(xs) == 1 else {}  # a line of one point shows nothing
+            axes.plot(xs, ys, color=colour, linewidth=1.8, label=curve.name, solid_capstyle="round", **shape)
+        if mark:
+            axes.plot(*mark, marker="*", markersize=13, color=STAR, linestyle="none")
+        _dress(axes, log, x, from_zero)
         if len(curves) > 1:
             figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.2)
         drawn = io.StringIO()
@@ -89,11 +103,11 @@ def _colours(count: int) -> list[str]:
     return [LINES[i % len(LINES)] for i in range(count)]
 
 
-def _dress(axes: plt.Axes, log: bool) -> None:
+def _dress(axes: plt.Axes, log: bool, x: str, from_zero: bool) -> None:
     if log:
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
-    else:
+    elif from_zero:
         axes.set_ylim(bottom=0)
     low, high = axes.get_ylim()
     wide = log and high > 20 * low
@@ -104,7 +118,7 @@ def _dress(axes: plt.Axes, log: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.set_xlabel("images seen")
+    axes.set_xlabel(x)
 
 
 def _for_page(svg: str, name: str, alt: str) -> str:

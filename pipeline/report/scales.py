@@ -31,7 +31,7 @@ class Mark(NamedTuple):
 
 
 class Score(NamedTuple):
-    """One score in words: `short` says what `meaning` says in full, `error` is its standard error or empty.
+    """One score in words: `short` says what `meaning` says in full, `error` is its standard error, its interval or empty.
 
     `marks` ascend; `on_scale` says whether they reach from the best possible to no skill at all.
     """
@@ -73,6 +73,63 @@ def scores(card: Card) -> list[Score]:
     return [_fid(card), _kid(card), _clip_score(card)]
 
 
+def further_scores(card: Card) -> list[Score]:
+    """Those of the others that the card has: distances in other networks, what the FID would be with more images or another
+    resizing, and how the drawn images cover the real ones."""
+    return [*_about_the_fid(card), *_other_distances(card), *_manifolds(card)]
+
+
+# Key of the card: name, and what it says.
+DISTANCES = {
+    "cmmd": ("CMMD", "distance in CLIP's eyes by a kernel, times 1,000; steady from few images on"),
+    "clip_fid": ("CLIP-FID", "the FID in CLIP's eyes, which sees what is shown more than how"),
+    "fd_dino": ("FD-DINOv2", "the FID in DINOv2's eyes, nearer to what people find real"),
+}
+MANIFOLDS = {
+    "precision": ("precision", "share of the drawn images that are like real ones"),
+    "recall": ("recall", "share of the real images that are like drawn ones"),
+    "density": ("density", "precision that outliers do not decide; about 1 for real images"),
+    "coverage": ("coverage", "share of the real images that have a drawn one near; 0.97 for as many real images"),
+}
+
+
+def _other_distances(card: Card) -> list[Score]:
+    found = []
+    for key, (name, short) in DISTANCES.items():
+        if card.get(key) is not None:
+            rows = {kind: card["scale"][kind] or {} for kind in REFERENCES}
+            marks = [Mark(kind, text, rows[kind][key]) for kind, text in REFERENCES.items() if key in rows[kind]]
+            marks = _sorted([*marks, Mark("model", "this model", card[key])])
+            meaning = f"{short[0].upper()}{short[1:]} ({card[f'{key}_model']['ref']})."
+            ends = bool(card["scale"]["ceiling"]) and marks[-1].kind == "ceiling"
+            found.append(Score(name, score(card[key]), "", "lower is better", short, meaning, marks, ends))
+    return found
+
+
+def _about_the_fid(card: Card) -> list[Score]:
+    found = []
+    other = next((mode for mode in card.get("fid_by_resize") or {} if mode != card["resize"]), None)
+    if other:
+        short = f"the FID with images resized in mode {other}"
+        found.append(_plain(f"FID {other.partition('_')[0]}", card["fid_by_resize"][other], "lower is better", short))
+    if card.get("fid_infinity") is not None:
+        short = f"the FID without the bias of {card['images']:,} drawn images, extrapolated"
+        found.append(_plain("FID∞", card["fid_infinity"], "lower is better", short))
+        if card.get("fid_bias") is not None:
+            told = f"{found[-1].meaning} The FID itself has a bias of {score(card['fid_bias'])}."
+            found[-1] = found[-1]._replace(meaning=told)
+    return found
+
+
+def _manifolds(card: Card) -> list[Score]:
+    named = [(name, card.get(key), short) for key, (name, short) in MANIFOLDS.items()]
+    return [_plain(name, value, "higher is better", short) for name, value, short in named if value is not None]
+
+
+def _plain(name: str, value: float, better: str, short: str) -> Score:
+    return Score(name, score(value), "", better, short, f"{short[0].upper()}{short[1:]}.", [])
+
+
 def _fid(card: Card) -> Score:
     scale, network = card["scale"], card["feature_network"]
     names = {
@@ -86,9 +143,17 @@ def _fid(card: Card) -> Score:
         f"{network['name']}, {network['width']} numbers an image. "
         "The model is given the captions of these very images, so it can come out below two independent draws of real ones."
     )
+    if card.get("fid_interval"):
+        meaning += " The range beside it would hold 95 of 100 such sets drawn by this model."
     marks = _sorted([*marks, Mark("model", "this model", card["fid"])])
     short, on_scale = "distance of the drawn images from the real ones", bool(scale["ceiling"])
-    return Score("FID", score(card["fid"]), "", "lower is better", short, meaning, marks, on_scale)
+    return Score("FID", score(card["fid"]), _interval(card), "lower is better", short, meaning, marks, on_scale)
+
+
+def _interval(card: Card) -> str:
+    """What 95 of 100 sets of images of the same model would get."""
+    low_high = card.get("fid_interval")
+    return f"{score(low_high[0])}–{score(low_high[1])}" if low_high else ""
 
 
 def _kid(card: Card) -> Score:

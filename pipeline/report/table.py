@@ -22,8 +22,8 @@ def run(card: Path) -> None:
     console = Console(markup=False, highlight=False)  # names and paths are printed as they are
     console.print()
     console.print(_scores(facts))
-    for score in scales.scores(facts):
-        console.print(f"  {score.name}: {score.short}, {score.better}")
+    for score in _all_scores(facts):
+        console.print(f"  {score.name}: {score.short}, {score.better}", soft_wrap=True)
     console.print()
     if columns := [column for column in scales.accuracies(facts) if column.kind != "reconstructed"]:
         console.print(_accuracies(columns))
@@ -39,12 +39,16 @@ def _scores(card: Card) -> Table:
     title = f"{card['images']:,} images of {card['px']} px, drawn for captions that were never trained on"
     table = _table(title)
     for column in ("metric", "value", *scales.REFERENCES.values()):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for score in scales.scores(card):
+        table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=column == "value")
+    for score in _all_scores(card):
         references = {mark.kind: mark.text for mark in score.marks}
         beside = [references.get(kind, "–") for kind in scales.REFERENCES]
         table.add_row(score.name, f"{score.value} {score.error}".strip(), *beside)
     return table
+
+
+def _all_scores(card: Card) -> list[scales.Score]:
+    return [*scales.scores(card), *scales.further_scores(card)]
 
 
 def _accuracies(columns: list[scales.Column]) -> Table:

@@ -46,11 +46,15 @@ def open_shard(name: str, source: CocoSource, shard: int, inputs: Inputs) -> Lis
     captions = _captions(where, document)
     attributes = _attributes(name, source.attributes)
     _report_unlisted(where, images, captions)
-    asked = None if source.ids is None else read_ids(name, Path(source.ids))
+    asked = None if source.ids is None else read_ids(name, _ids_file(name, source.ids, inputs))
     mine = _share(_ordered(images) if asked is None else _chosen(name, source, images, asked), source.shards, shard)
     licenses = _licenses(document)
     samples = (_sample(source, entry, read, captions, attributes, licenses) for entry in mine)
     return Listing(len(mine), "images", enumerate(samples, 1))
+
+
+def _ids_file(name: str, ids: str, inputs: Inputs) -> Path:
+    return _one_file(f"sources.{name}.ids", ids, inputs) if "://" in ids else Path(ids)
 
 
 def _images(name: str, source: CocoSource, inputs: Inputs) -> Read:

@@ -29,10 +29,12 @@ def scores(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
 
 
 class Needed(NamedTuple):
-    """Columns that a table must have: all of the one, and one of the other."""
+    """Columns that a table must have, all of the one and one of the other, and those that are read if they are there."""
 
     all_of: tuple[str, ...]
     one_of: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    hint: str = "name its own under `columns`"
 
     @classmethod
     def of(cls, columns: Columns, *keys: str) -> Self:
@@ -41,7 +43,7 @@ class Needed(NamedTuple):
         return cls(tuple(name for name in (*single, *columns.scores.values()) if name is not None), tuple(columns.captions))
 
     def names(self) -> tuple[str, ...]:
-        return self.all_of + self.one_of
+        return self.all_of + self.one_of + self.optional
 
     def check(self, where: str, found: Iterable[str]) -> None:
         """Raises: UserError naming the columns that a table lacks."""
@@ -51,4 +53,4 @@ class Needed(NamedTuple):
             missing.append(" or ".join(self.one_of))
         if missing:
             listed = ", ".join(there[:40]) or "none"
-            raise UserError(f"{where}: no column {', '.join(missing)} (there are: {listed}); name its own under `columns`")
+            raise UserError(f"{where}: no column {', '.join(missing)} (there are: {listed}); {self.hint}")

@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.ledger import Unusable
 from pipeline.sources import metadata
 from pipeline.sources.fraction import takes
+from pipeline.sources.rows import Row
 from pipeline.sources.sample import IMAGE_SUFFIXES, MAX_TEXT_BYTES, Inputs, Listing, Raw, read_file, read_named
 from pipeline.sources.text import safe_key, stable_shard
 
@@ -50,11 +51,11 @@ def _entries(root: Path, where: str) -> list[_Entry]:
     return sorted(rows + alone, key=lambda entry: (entry.name, entry.file or ""))
 
 
-def _from_row(row: metadata.Row) -> _Entry:
+def _from_row(row: Row) -> _Entry:
     if row.fault:
-        return _Entry(row.origin, row.origin, None, row.values, row.fault)
+        return _Entry(row.place, row.place, None, row.values, row.fault)
     file = PurePosixPath(row.values["file_name"]).as_posix()
-    return _Entry(_stem(file), f"{row.origin} {file}", file, row.values)
+    return _Entry(_stem(file), f"{row.place} {file}", file, row.values)
 
 
 def _stem(file: str) -> str:

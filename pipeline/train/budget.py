@@ -3,7 +3,7 @@
 from pipeline.config.steps import TrainSlice
 from pipeline.dataset import Manifest
 from pipeline.errors import UserError
-from pipeline.model.flops import training_flops
+from pipeline.train.buckets import flops_an_image
 from pipeline.train.network import architecture
 
 
@@ -16,7 +16,7 @@ def within_budget(slice_: TrainSlice, manifest: Manifest) -> TrainSlice:
     if slice_.training_flops is None:
         return slice_
     stage = slice_.stage
-    flops = training_flops(architecture(slice_, manifest), stage.mask_ratio)
+    flops = flops_an_image(architecture(slice_, manifest), manifest, stage, slice_.name)
     images = int(slice_.training_flops / (flops * stage.batch_images)) * stage.batch_images
     if images <= stage.warmup_images:
         raise UserError(

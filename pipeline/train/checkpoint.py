@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.artifacts import fsync, read_json, sha256_file
+from pipeline.artifacts import check_room, fsync, read_json, sha256_file
 from pipeline.errors import UserError
 from pipeline.fingerprint import digest
 from pipeline.train.network import read_tensors
@@ -73,6 +73,10 @@ class Checkpoints:
         value = read_json(self.path(images) / STATE)
         return State(**{name: value[name] for name in State.__dataclass_fields__ if name in value})
 
+    def images(self) -> list[int]:
+        """Images of all that are there, damaged or not, ascending."""
+        return [int(path.name) for path in self._all()]
+
     def last_good(self) -> Path | None:
         """The newest that is as it was written, of a step that was not skipped."""
         whole = (path for path in reversed(self._all()) if not self._fault(path))
@@ -117,13 +121,6 @@ def remove_leftovers(folder: Path) -> None:
     """What `atomic` and `_whole_folder` were writing, here and below, when their process was killed."""
     for leftover in sorted(folder.rglob(".*.part"), reverse=True):  # what lies inside others first
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-
-
-def check_room(path: Path, needed: int) -> None:
-    """Raises: UserError if the disk has less room than `needed` bytes for a file or folder that is to be written."""
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise UserError(f"{path}: {needed:,} bytes are needed and {free:,} free; make room and run again")
 
 
 def _write_state(path: Path, value: dict[str, Any]) -> None:

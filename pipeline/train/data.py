@@ -1,5 +1,6 @@
 """Batches of latents and text embeddings, read ahead by one thread."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from pipeline.config.schema import Stage
-from pipeline.dataset import Manifest, Reading
+from pipeline.dataset import Index, Manifest, Reading
 from pipeline.diffusion import uniforms
 from pipeline.engine.batch import Batch
 from pipeline.train.blocks import Blocks, blocks_of
+from pipeline.train.buckets import bucket_order
 from pipeline.train.mixture import stream_of
 
 DEPTH = 2  # batches made beforehand
@@ -34,14 +36,16 @@ class Samples:
         self, manifest: Manifest, stage: Stage, seed: int, name: str, reading: Reading = "mapped", pinned: bool = False
     ) -> None:
         self._manifest, self._index = manifest, manifest.index
-        self.stream = stream_of(manifest, stage.weights, seed, name)
+        self.buckets = bucket_order(manifest, stage, seed, name) if manifest.buckets else None
+        self.stream = self.buckets or stream_of(manifest, stage.weights, seed, name)
         self._blocks = Blocks(manifest, reading)
         self._captions = seed, f"{name}/caption", stage.written_share
         self._pinned = pinned
         self._ring = cycle([_Buffer(manifest, pinned) for _ in range(RING)])
 
     def batch(self, start: int, count: int) -> Batch:
-        """The samples at the positions start … start + count - 1, each with one of its captions at random.
+        """The samples at the positions start … start + count - 1, each with one of its captions at random. Where there are
+        buckets, these are positions of one batch of the stage.
 
         Memory is reused: latents and text hold until the RING-th batch after this one is made. Behind `read_ahead` of
         DEPTH that is when the consumer asks for the second batch after this one; where copies to a GPU may still be
@@ -49,20 +53,41 @@ class Samples:
         """
         self._blocks.expect(blocks_of(self._index, self.stream.ahead(start, count)))
         rows, positions = self.stream.rows(start, count), torch.arange(start, start + count)
-        shards, (latents, text) = self._index.shard[rows], next(self._ring).take(count)
+        shards, (latents, text) = self._index.shard[rows], next(self._ring).take(count, self._shape(start, count))
         self._blocks.gather("latents", shards, self._index.row[rows], _flat(latents))
         self._blocks.gather("text", shards, self._text_rows(rows, positions), _flat(text))
         return Batch(positions.pin_memory() if self._pinned else positions, latents, text)
 
-    def validation(self, count: int) -> Batch | None:
+    @property
+    def epoch_images(self) -> int:
+        """Of an epoch over all samples, or over the whole batches of the buckets."""
+        return self.buckets.images if self.buckets else self._manifest.samples
+
+    def _shape(self, start: int, count: int) -> tuple[int, int, int]:
+        """[C, H, W] of the latents at these positions."""
+        if self.buckets is None:
+            return self._manifest.latent_shape
+        size = self.buckets.batch
+        assert start // size == (start + count - 1) // size, "positions of two batches may be of two buckets"
+        return self._bucket_shape(self.buckets.bucket(start))
+
+    def _bucket_shape(self, number: int) -> tuple[int, int, int]:
+        bucket = self._manifest.buckets[number]
+        return self._manifest.latent_shape[0], bucket.height, bucket.width
+
+    def validation(self, count: int) -> list[Batch]:
         """Held-out samples, spread evenly over all there are, `count` at most, the same at every call, each with its
-        first caption. None if nothing is held out."""
+        first caption; a batch for each shape of latents. None of it if nothing is held out."""
         index, total = self._manifest.validation, len(self._manifest.validation.row)
         rows = np.arange(min(count, total)) * total // max(min(count, total), 1)
-        if not total:
-            return None
+        shapes = np.zeros_like(rows) if index.bucket is None else index.bucket[rows]
+        return [self._held_out(index, rows, np.flatnonzero(shapes == shape)) for shape in np.unique(shapes)]
+
+    def _held_out(self, index: Index, rows: np.ndarray, places: np.ndarray) -> Batch:
+        """Those at `places` of the rows that were chosen; their positions are these places."""
+        rows = rows[places]
         latents = self._rows("latents", index.shard[rows], index.row[rows])
-        return Batch(torch.arange(len(rows)), latents, self._rows("text", index.shard[rows], index.text[rows]))
+        return Batch(torch.from_numpy(places), latents, self._rows("text", index.shard[rows], index.text[rows]))
 
     def first_text(self, count: int) -> Tensor:
         """Text embeddings [count or fewer, L, Dt] float32 of the first rows of the index, in no random order."""
@@ -109,11 +134,13 @@ class _Buffer:
         self._shapes, self._pinned = (manifest.latent_shape, manifest.text_shape), pinned
         self._values: list[Tensor] = []
 
-    def take(self, count: int) -> list[Tensor]:
-        """Of `count` samples."""
+    def take(self, count: int, latent_shape: tuple[int, int, int]) -> list[Tensor]:
+        """Of `count` samples; their latents have no more values than those of the manifest's shape."""
         if not self._values or len(self._values[0]) < count:
             self._values = [torch.empty(count, *shape, dtype=torch.float16, pin_memory=self._pinned) for shape in self._shapes]
-        return [values[:count] for values in self._values]
+        latents, text = self._values
+        flat = latents.view(-1)[: count * math.prod(latent_shape)]  # without gaps, as copies to a GPU want it
+        return [flat.view(count, *latent_shape), text[:count]]
 
 
 def _flat(values: Tensor) -> np.ndarray:

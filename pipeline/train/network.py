@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pipeline.artifacts import read_json
 from pipeline.config.steps import TrainSlice
-from pipeline.dataset import Manifest
+from pipeline.dataset import Bucket, Manifest
 from pipeline.errors import UserError
+from pipeline.frozen.models import content, identity, label
 from pipeline.model import PRESETS, MicroDiT, MicroDiTConfig, at_resolution, kept_tokens, state_layout, weights_at
 
 
@@ -48,6 +49,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file}: not a readable safetensors file ({error}); train that stage again") from error
 
 
+def check_frozen(manifest: Manifest, name: str, ref: str) -> None:
+    """Raises: UserError unless `ref`, of the configuration's models.{name}, is the model that encoded the data."""
+    encoded_by = getattr(manifest, name)
+    if content(identity(ref)) != content(encoded_by):
+        raise UserError(
+            f"models.{name}: {ref} is not what the samples of {manifest.path} were encoded with, {label(encoded_by)}; "
+            "give that one, or encode again"
+        )
+
+
 def architecture(slice_: TrainSlice, manifest: Manifest) -> MicroDiTConfig:
     """Preset and overrides from the configuration; channels, text width and length from the data; the side of the
     latents at base_px is where positions are 0, 1, 2 …, and the stage's resolution is interpolated to it.
@@ -68,11 +79,23 @@ def architecture(slice_: TrainSlice, manifest: Manifest) -> MicroDiTConfig:
         base = replace(PRESETS[slice_.model.preset], **{**slice_.model.overrides(), **from_data})
         config = at_resolution(base, side)
         kept_tokens(config.num_tokens, slice_.stage.mask_ratio)
+        for bucket in manifest.buckets:
+            _check_bucket(bucket, config.patch_size, slice_.stage.mask_ratio)
     except ValueError as error:
         raise UserError(f"stages.{slice_.name}: {error}") from error
     if slice_.stage.mask_ratio and config.mask_mode == "none":
         raise UserError(f"stages.{slice_.name}.mask_ratio: {slice_.stage.mask_ratio}, but model.mask_mode is none; set either")
     return config
+
+
+def _check_bucket(bucket: Bucket, patch_size: int, mask_ratio: float) -> None:
+    """Raises: ValueError if it is not made of whole patches, or the mask keeps none of them."""
+    if bucket.height % patch_size or bucket.width % patch_size:
+        raise ValueError(
+            f"latents of a bucket are {bucket.height}x{bucket.width}, no whole patches of {patch_size}; set models.bucket_step "
+            "to a multiple of the autoencoder's factor times model.patch_size"
+        )
+    kept_tokens(bucket.height * bucket.width // patch_size**2, mask_ratio)
 
 
 def starting_model(config: MicroDiTConfig, slice_: TrainSlice, parent: Parent | None) -> MicroDiT:

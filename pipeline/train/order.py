@@ -34,14 +34,14 @@ def block_starts(index: Index) -> np.ndarray:
 class Order:
     """Rows of an index by position in the sample stream; every epoch visits every row once.
 
-    `starts` [blocks + 1] are the rows at which the blocks begin, and the end.
+    `starts` [blocks + 1] are the rows at which the blocks begin, and the end. The order of `cached` windows is kept.
     """
 
-    def __init__(self, starts: np.ndarray, seed: int, stage: str, window_blocks: int = WINDOW_BLOCKS) -> None:
+    def __init__(self, starts: np.ndarray, seed: int, stage: str, window_blocks: int = WINDOW_BLOCKS, cached: int = 2) -> None:
         assert starts[-1] > starts[0] and window_blocks > 0
         self.samples, self._starts, self._window_blocks = int(starts[-1] - starts[0]), starts, window_blocks
         self._seed, self._stage = seed, stage
-        self._epoch, self._window = lru_cache(2)(self._epoch), lru_cache(2)(self._window)  # a batch may span two
+        self._epoch, self._window = lru_cache(2)(self._epoch), lru_cache(cached)(self._window)  # a batch may span two
 
     def rows(self, start: int, count: int) -> np.ndarray:
         """Rows [count] int64 at the positions start … start + count - 1; these may cross epochs."""

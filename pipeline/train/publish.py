@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipeline.train.stage import Training
 
 WEIGHTS = ("model", "ema", "optimizer")
+BEST = "best.safetensors"  # where there are scores
 
 
 def publish(training: "Training", out: Path) -> None:
@@ -22,6 +23,9 @@ def publish(training: "Training", out: Path) -> None:
     last = training.checkpoints.path(training.state.images)
     for name in WEIGHTS:
         _hand_over(last / f"{name}.safetensors", out / f"{name}.safetensors")
+    (out / BEST).unlink(missing_ok=True)  # of a run before, as nothing else removes it
+    if best := training.best.point():
+        _hand_over(training.best.file(best["images"]), out / BEST)
     _hand_over(training.metrics.path, out / "metrics.jsonl")
     _hand_over(training.grid_file(), out / "samples.png")
     write_json(out / "summary.json", summary(training))

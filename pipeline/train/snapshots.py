@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline.artifacts import atomic
+from pipeline.artifacts import atomic, check_room
 from pipeline.engine.posthoc import Profile
-from pipeline.train.checkpoint import Tensors, check_room, save_tensors
+from pipeline.train.checkpoint import Tensors, save_tensors
 
 NAME = re.compile(r"(\d{12})-([\d.]+)\.safetensors")
 

@@ -5,7 +5,6 @@ from typing import Any
 from pipeline.config.steps import Settings
 from pipeline.engine.objective import Objective
 from pipeline.engine.peak import Peak, peak
-from pipeline.model import training_flops
 from pipeline.train.processes import Processes
 
 PLANNED_SHARE = 0.45  # of the peak that a run is planned with
@@ -17,8 +16,8 @@ class Speedometer:
     `flops` are those of an image, forward and backward; `peak` is that of one device.
     """
 
-    def __init__(self, objective: Objective, settings: Settings, processes: Processes) -> None:
-        self.flops = training_flops(objective.config, objective.recipe.mask_ratio)
+    def __init__(self, objective: Objective, settings: Settings, processes: Processes, flops: float) -> None:
+        self.flops = flops
         self.peak: Peak = peak(processes.device, objective.precision)
         self._devices, self._price = processes.count, settings.report.dollars_per_hour
 
@@ -41,6 +40,11 @@ class Speedometer:
     def dollars(self, seconds: float) -> float:
         """Of all devices for so long."""
         return seconds * self._devices * self._price / 3600
+
+    def spent(self, seconds: dict[str, float]) -> dict[str, float]:
+        """Device-hours and dollars of so many seconds by activity."""
+        total = sum(seconds.values())
+        return {"device_hours": round(total * self._devices / 3600, 6), "dollars": round(self.dollars(total), 4)}
 
     def plan(self, images: int) -> dict[str, Any]:
         """Device-hours and dollars for so many images at the share of peak that a run is planned with."""

@@ -20,16 +20,19 @@ from pipeline.diffusion import EDM
 from pipeline.engine.objective import Objective
 from pipeline.engine.optimizer import learning_rate
 from pipeline.runtime import StopRequest, pick_precision, progress
+from pipeline.train.best import Best
+from pipeline.train.buckets import flops_an_image, never_trained
 from pipeline.train.budget import within_budget
 from pipeline.train.checkpoint import Checkpoints, State
 from pipeline.train.clock import Clock
 from pipeline.train.data import Samples, paced, read_ahead
 from pipeline.train.learner import Learner, recipe_of
 from pipeline.train.metrics import JsonLines, Losses
-from pipeline.train.network import Parent, architecture
+from pipeline.train.network import Parent, architecture, check_frozen
 from pipeline.train.processes import Processes
 from pipeline.train.publish import publish
 from pipeline.train.samples import SampleGrid
+from pipeline.train.scores import EvaluationSet, Scores
 from pipeline.train.skips import Skips
 from pipeline.train.snapshots import Snapshots
 from pipeline.train.speed import Speedometer
@@ -37,6 +40,7 @@ from pipeline.train.summary import fingerprint_of
 from pipeline.train.trackers import Trackers
 from pipeline.train.validation import Validation
 
+NO_SCORES = EvaluationSet()
 STOPS = ("", "SIGTERM", "SIGUSR1", "SIGINT", "deadline")
 
 
@@ -48,16 +52,18 @@ def run(
     work: Path,
     out: Path,
     deadline_minutes: float | None,
+    evaluation_set: EvaluationSet = NO_SCORES,
 ) -> None:
     """Train a stage to its end and write OUT: model, ema and optimizer (.safetensors), metrics.jsonl, samples.png and,
-    last, summary.json. Checkpoints lie in WORK/{fingerprint}; a run that finds one there goes on from it.
+    last, summary.json; with an evaluation set that is asked for (`evaluation.curve`) also best.safetensors. Checkpoints
+    lie in WORK/{fingerprint}; a run that finds one there goes on from it.
 
     Raises: UserError for settings and files that do not fit; Ended after a signal, at the deadline, or on divergence.
     """
     stop = StopRequest(deadline_minutes, settings.runtime.signal_lead_seconds)
     with Processes(settings.runtime.device, settings.runtime.parallel) as processes:
         _repeatable(processes.device)
-        Training(slice_, settings, manifest, parent, work, processes).run(stop, out)
+        Training(slice_, settings, manifest, parent, work, processes, evaluation_set).run(stop, out)
 
 
 def _repeatable(device: torch.device) -> None:
@@ -70,12 +76,21 @@ class Training:
     """The parts of one stage's training, and the loop that uses them."""
 
     def __init__(
-        self, slice_: TrainSlice, settings: Settings, manifest: Path, parent: Path | None, work: Path, processes: Processes
+        self,
+        slice_: TrainSlice,
+        settings: Settings,
+        manifest: Path,
+        parent: Path | None,
+        work: Path,
+        processes: Processes,
+        evaluation_set: EvaluationSet = NO_SCORES,
     ) -> None:
         self.manifest, self.parent = Manifest.read(manifest), Parent.read(parent)
         slice_ = within_budget(slice_, self.manifest)
         self.slice, self.stage, self.settings, self.processes = slice_, slice_.stage, settings, processes
         self.clock = Clock(processes.device)
+        if processes.is_main:
+            check_frozen(self.manifest, "vae", slice_.vae)
         self.objective = self._objective()
         pinned = processes.device.type == "cuda"
         self.samples = Samples(self.manifest, self.stage, slice_.seed, slice_.name, settings.runtime.data_reading, pinned)
@@ -83,7 +98,7 @@ class Training:
         self.checkpoints = Checkpoints(work / fingerprint, fingerprint, settings.runtime.keep_checkpoints)
         self.learner = Learner(slice_, settings, self.objective, self.parent, processes)
         self.state = self.resume()
-        self._observe(fingerprint)
+        self._observe(fingerprint, evaluation_set)
 
     def _objective(self) -> Objective:
         stage, config = self.stage, architecture(self.slice, self.manifest)
@@ -91,7 +106,7 @@ class Training:
         precision = pick_precision(self.settings.runtime.precision, self.processes.device)
         return Objective(edm, config, recipe_of(self.slice), precision)
 
-    def _observe(self, fingerprint: str) -> None:
+    def _observe(self, fingerprint: str, evaluation_set: EvaluationSet) -> None:
         """All that looks on; nothing here changes the weights."""
         slice_, settings, state, device = self.slice, self.settings, self.state, self.processes.device
         folder, is_main, batch = self.checkpoints.folder, self.processes.is_main, self.stage.batch_images
@@ -102,10 +117,17 @@ class Training:
         self.skips = Skips(skipped, state.images, state.skipped, state.skipped_in_row, self.samples, batch, is_main)
         self.validation = Validation(slice_, settings, self.samples, self.objective, device)
         self.grid = SampleGrid(slice_, settings, self.samples, self.objective, device)
+        models = self.manifest, self.objective, device, lambda: self.grid.vae  # loaded once for both, when it is needed
+        self.scores = self.grid.scores = Scores(slice_, settings, evaluation_set, *models)
+        self.best = Best(folder / "best", self.metrics.lines)
         self.snapshots = Snapshots(folder / "snapshots")
-        self.speed = Speedometer(self.objective, settings, self.processes)
+        flops = flops_an_image(self.objective.config, self.manifest, self.stage, slice_.name)
+        self.speed = Speedometer(self.objective, settings, self.processes, flops)
         if is_main:
+            if self.samples.buckets and (small := never_trained(self.samples.buckets, self.manifest, slice_.name)):
+                print(small, file=sys.stderr, flush=True)
             self.snapshots.cut(state.images)
+            self.best.prune(self.checkpoints.images())
             reached = self.metrics.reached
             self.trackers = Trackers(settings, slice_.name, fingerprint, folder, slice_.results(), state.images, reached)
 
@@ -136,6 +158,7 @@ class Training:
         first, count = self.processes.share(batch)
         starts = range(self.state.images, total, batch)
         batches = read_ahead(lambda start: self.samples.batch(start + first, count), starts)
+        self.score_first()
         if self.state.images == 0:
             self.draw_grid()
         self.clock.switch("training")
@@ -160,6 +183,8 @@ class Training:
                 if reason and not at_end:
                     where = f"stopped by {reason} at {self.state.images} images"
                     raise self.processes.ended(f"{where}; run the same command to go on")
+                if self.scores.on and (at_end or self.due(self.scores.every_images)):
+                    self.score()
         self.draw_grid()
 
     def due(self, interval: int) -> bool:
@@ -199,7 +224,7 @@ class Training:
                 "share_of_peak": self.speed.share_of_peak(rate),
                 "seconds": seconds,
                 "ema_decay": self.learner.ema.decay(images),
-                "epoch": images / self.manifest.samples,
+                "epoch": images / self.samples.epoch_images,
                 "skipped_steps": self.skips.total,
             }
         )
@@ -222,6 +247,32 @@ class Training:
             loss, best = found["validation_loss"], self.state.best
             if math.isfinite(loss) and (best is None or loss < best["validation_loss"]):
                 self.state.best = {"images": self.state.images, "validation_loss": loss}
+
+    def score_first(self) -> None:
+        """What a run before was stopped at, or did without; and what further scores need."""
+        images, total = self.state.images, self.stage.images
+        if self.scores.on and images and (images == total or self.due(self.scores.every_images)):
+            self.score()
+        if self.scores.on and images < total and self.processes.is_main:
+            with self.clock.doing("scores"):
+                self.scores.prepare()
+
+    def score(self) -> None:
+        """Measure FID and CLIP score of the averaged weights, unless that is done, and keep those of the best FID."""
+        images = self.state.images
+        if self.processes.agree(int(self.processes.is_main and self._is_scored(images))):
+            return
+        model = self.learner.ema_model()
+        if self.processes.is_main:
+            with self.clock.doing("scores"):
+                found = {"images": images, **self.scores.measure(model)}
+                self.best.keep(found, model.state_dict())
+            self.write({**found, **self.speed.spent(self.clock.so_far())})
+            self.best.prune(self.checkpoints.images())
+
+    def _is_scored(self, images: int) -> bool:
+        here = [line.get("curve_id") for line in self.metrics.lines if line["images"] == images]
+        return any(here) and self.scores.id in here
 
     def draw_grid(self) -> None:
         model = self.learner.ema_model()

@@ -9,8 +9,9 @@ import torch
 from pipeline.config.steps import TrainSlice
 from pipeline.dataset import Manifest
 from pipeline.fingerprint import digest, git_commit
-from pipeline.model import parameter_count
+from pipeline.model import parameter_count, training_flops
 from pipeline.runtime import device_name
+from pipeline.train.buckets import account, bucket_tokens
 from pipeline.train.network import Parent
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def summary(training: "Training") -> dict[str, Any]:
         "images_seen_total": stage.images + (parent.images_seen_total if parent else 0),
         "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
         "best": training.state.best,
+        "best_by_fid": training.best.point(),
         "skipped_steps": training.skips.total,
+        **_buckets(training),
         **_cost(training),
         "device": device_name(training.processes.device),
         "precision": str(objective.precision).removeprefix("torch."),
@@ -54,18 +57,32 @@ def summary(training: "Training") -> dict[str, Any]:
     }
 
 
+def _buckets(training: "Training") -> dict[str, Any]:
+    """What became of the samples of each bucket, if there are any."""
+    order = training.samples.buckets
+    return {"buckets": account(order, training.manifest, training.stage.images)} if order else {}
+
+
+def _training_flops(training: "Training") -> float:
+    """Of all images that were seen, each by its own number of tokens."""
+    order, stage, config = training.samples.buckets, training.stage, training.objective.config
+    if order is None:
+        return training.speed.flops * stage.images
+    tokens = bucket_tokens(training.manifest, config.patch_size)
+    each = [training_flops(config, stage.mask_ratio, count) for count in tokens]
+    return sum(flops * seen for flops, seen in zip(each, order.seen(stage.images).tolist(), strict=True))
+
+
 def _cost(training: "Training") -> dict[str, Any]:
     """Time, throughput and money, beside those that the stage was planned with."""
     seconds, images, speed = training.clock.so_far(), training.stage.images, training.speed
     rate = images / seconds["training"]
-    total = sum(seconds.values())
     return {
-        "training_flops": speed.flops * images,
+        "training_flops": _training_flops(training),
         "seconds": seconds,
         "images_per_second": round(rate, 2),
         "share_of_peak": speed.share_of_peak(rate),
         "peak": {"tflops": round(speed.peak.flops / 1e12, 3), "source": speed.peak.source},
-        "device_hours": round(total * training.processes.count / 3600, 6),
-        "dollars": round(speed.dollars(total), 4),
+        **speed.spent(seconds),
         "plan": speed.plan(images),
     }

@@ -20,8 +20,8 @@ class Validation:
     """Measures if there are held-out samples: `samples` is their number."""
 
     def __init__(self, slice_: TrainSlice, settings: Settings, samples: Samples, objective: Objective, device: torch.device):
-        self._batch = samples.validation(settings.validation.images)
-        self.samples = 0 if self._batch is None else len(self._batch.positions)
+        self._batches = samples.validation(settings.validation.images)
+        self.samples = sum(len(batch.positions) for batch in self._batches)
         self._objective, self._device, self._seed = objective, device, slice_.seed
         self._sigmas, self._size = settings.validation.sigmas, settings.runtime.sample_batch
 
@@ -37,7 +37,7 @@ class Validation:
         edm, precision = self._objective.edm, self._objective.precision
         normal = (math.log(sigma) - edm.p_mean) / edm.p_std  # what the loss turns into this sigma
         total = 0.0
-        for part in map(lambda part: part.to(self._device), self._batch.split(self._size)):
+        for part in (part.to(self._device) for batch in self._batches for part in batch.split(self._size)):
             count = math.prod(part.latents.shape[1:])
             noise = normals(self._seed, "validation/noise", part.positions, count).view_as(part.latents)
             same = torch.full_like(noise[:, 0, 0, 0], normal)

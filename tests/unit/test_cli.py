@@ -16,7 +16,7 @@ def _pipeline(*arguments, cwd=ROOT):
 def test_help_lists_the_steps_in_order():
     text = _pipeline("--help").stdout
     places = [
-        text.index(f" {step} ") for step in ("collect", "caption", "encode", "manifest", "train", "evaluate", "card", "report")
+        text.index(f"│ {step} ") for step in ("collect", "caption", "encode", "manifest", "train", "evaluate", "card", "report")
     ]
     assert places == sorted(places)
 
@@ -49,8 +49,7 @@ def test_config_prints_what_a_step_takes():
 
 
 def test_a_defect_keeps_its_traceback(tmp_path):
-    code = (
-        "import sys, pipeline.__main__ as m; m.load = lambda *f: 1 / 0; sys.argv = ['x', 'config', 'train']; sys.exit(m.main())"
-    )
+    harm = "import sys, pipeline.cli as cli; cli.running.load = lambda *files: 1 / 0"
+    code = f"{harm}; sys.argv = ['x', 'config', 'train']; sys.exit(cli.main())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Traceback" in done.stderr

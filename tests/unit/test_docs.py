@@ -4,11 +4,13 @@ import ast
 import re
 import shlex
 
+import pyarrow as pa
 import pytest
 import typer
 import yaml
 
-from pipeline.__main__ import app
+from pipeline import artifacts
+from pipeline.cli import app
 from pipeline.config import load
 from pipeline.config.load import validate
 from pipeline.fingerprint import ROOT
@@ -151,6 +153,45 @@ def test_every_direct_dependency_has_its_line():
     assert rows == sorted(wanted)
 
 
+def columns_of(title):
+    """Type of each column by name, of the table below a title in the page of files; `; …` of a column is no type."""
+    section = re.search(rf"^## {re.escape(title)}.*?(?=^## |\Z)", text_of("docs/reference/artifacts.md"), re.M | re.S)[0]
+    rows = re.search(r"^\| column \| type \| meaning \|\n\|[-|]+\n((?:\|.*\n)+)", section, re.M)[1].splitlines()
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    return {name: kind for names, kind, _ in cells for name in re.findall(r"`(\w+)`", names)}
+
+
+def in_words(kind):
+    """A type of Arrow as the page names it."""
+    if pa.types.is_fixed_size_list(kind):
+        return f"fixed-size list of {in_words(kind.value_type)}"
+    if pa.types.is_list(kind):
+        return f"list of {in_words(kind.value_type)}s"
+    if pa.types.is_map(kind):
+        return f"map of {in_words(kind.key_type)} to {in_words(kind.item_type)}"
+    return {"halffloat": "float16", "float": "float32"}.get(str(kind), str(kind))
+
+
+@pytest.mark.parametrize(
+    ("title", "schema"),
+    [
+        ("Table", artifacts.TABLE),
+        ("Ledger", artifacts.LEDGER),
+        ("Captions", artifacts.CAPTIONS),
+        ("Latents", artifacts.latents_schema((4, 8, 8), {}).append(artifacts.BUCKET)),
+        ("Manifest", artifacts.BUCKETED_INDEX),
+    ],
+)
+def test_every_column_is_documented_with_its_type(title, schema):
+    assert columns_of(title) == {field.name: in_words(field.type) for field in schema}
+
+
+def test_every_column_of_text_is_documented_with_its_type():
+    """Those of both kinds of storage; of `tokens` the page names the type that is the default."""
+    plain, small = (artifacts.text_schema((77, 8), {"dtype": dtype}) for dtype in ("float16", "int8"))
+    assert columns_of("Text embeddings") == {field.name: in_words(field.type) for field in (*small, *plain)}
+
+
 def keys_built_in(name, function):
     """Keys that stand as text in the dictionaries of a function."""
     tree = ast.parse(text_of(name))
@@ -162,20 +203,26 @@ def keys_built_in(name, function):
 @pytest.mark.parametrize(
     ("page", "file", "functions"),
     [
-        ("card", "pipeline/evaluate/evaluate.py", ["run", "_facts", "_floor", "_accuracies"]),
-        ("card", "pipeline/evaluate/scores.py", ["distances"]),
+        ("card", "pipeline/evaluate/evaluate.py", ["run", "_facts", "_accuracies"]),
+        ("card", "pipeline/evaluate/scores.py", ["scores", "_clip_scores", "kernel_distance", "spread"]),
+        ("card", "pipeline/evaluate/card.py", ["other_models"]),
         ("card", "pipeline/report/card.py", ["run", "_scores", "_stage", "_cost", "_total"]),
+        ("artifacts", "pipeline/evaluate/evaluate.py", ["_show"]),
         ("artifacts", "pipeline/train/summary.py", ["summary", "_cost"]),
-        ("artifacts", "pipeline/train/stage.py", ["log", "validate"]),
+        ("artifacts", "pipeline/train/stage.py", ["log", "validate", "score"]),
+        ("artifacts", "pipeline/train/scores.py", ["measure"]),
         ("artifacts", "pipeline/train/validation.py", ["measure"]),
         ("artifacts", "pipeline/train/skips.py", ["note"]),
-        ("artifacts", "pipeline/train/speed.py", ["plan"]),
+        ("artifacts", "pipeline/train/speed.py", ["plan", "spent"]),
         ("artifacts", "pipeline/encode/encode.py", ["_write_sidecar", "run"]),
         ("artifacts", "pipeline/manifest/build.py", ["run", "_entry", "_facts"]),
         ("artifacts", "pipeline/manifest/account.py", ["account", "_images", "_captions"]),
         ("artifacts", "pipeline/sources/collect.py", ["_counts"]),
         ("artifacts", "pipeline/sources/shard.py", ["_row", "_description"]),
         ("artifacts", "pipeline/export/trained.py", ["_provenance"]),
+        ("artifacts", "pipeline/evaluate/geneval/benchmark.py", ["run", "result", "_task", "_failures"]),
+        ("artifacts", "pipeline/evaluate/geneval/self_test.py", ["self_test"]),
+        ("card", "pipeline/evaluate/preference/scores.py", ["measure"]),
         ("artifacts", "pipeline/runtime.py", ["process_record"]),
     ],
 )

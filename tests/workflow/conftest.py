@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,18 @@ class Project:
             shutil.copy(ROOT / name, folder / name)
 
     def snakemake(self, *arguments: str, overlays: tuple[Path | str, ...] = (SMOKE,)) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(**self._program(arguments, overlays), capture_output=True, text=True)
+
+    def start(self, *arguments: str, overlays: tuple[Path | str, ...] = (SMOKE,)) -> subprocess.Popen[bytes]:
+        """The same without waiting for its end; nobody reads what it says."""
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(**self._program(arguments, overlays), **silent)
+
+    def _program(self, arguments: tuple[str, ...], overlays: tuple[Path | str, ...]) -> dict[str, Any]:
         configfiles = ["--configfile", *map(str, overlays)] if overlays else []
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         command = ["snakemake", "--cores", "2", *configfiles, *arguments]
-        return subprocess.run(command, cwd=self.folder, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+        return {"args": command, "cwd": self.folder, "env": {**os.environ, "PATH": path}}
 
     def pipeline(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "pipeline", *arguments], cwd=self.folder, capture_output=True, text=True)
@@ -47,6 +56,19 @@ class Project:
         file = self.folder / name
         file.write_text(text)
         return file
+
+    def copy(self, folder: Path) -> "Project":
+        """With times kept, so that Snakemake takes it as it is."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        other = object.__new__(Project)
+        other.folder = folder
+        return other
+
+
+@pytest.fixture(scope="session")
+def make_project():
+    """make_project(FOLDER): a project that has run nothing yet."""
+    return Project
 
 
 @pytest.fixture
@@ -66,8 +88,5 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def clone(finished, tmp_path):
-    """A copy of the finished project with times kept, so that Snakemake takes it as it is."""
-    shutil.copytree(finished.folder, tmp_path / "clone", symlinks=True)
-    copy = object.__new__(Project)
-    copy.folder = tmp_path / "clone"
-    return copy
+    """A copy of the finished project."""
+    return finished.copy(tmp_path / "clone")

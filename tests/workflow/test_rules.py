@@ -1,5 +1,8 @@
 """The rules themselves: lint, and one line for each of a user's mistakes."""
 
+import os
+import re
+
 import pytest
 
 
@@ -33,6 +36,19 @@ def test_a_mistake_in_the_configuration_is_one_line(project, overlay, message):
     said = "Config file config.yaml is extended by additional config specified via the command line."  # Snakemake's own
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip() and line != said]
     assert len(lines) == 1 and message in lines[0] and "my.yaml" in lines[0], lines
+
+
+@pytest.mark.parametrize(("runtime", "asked"), [("{}", 6000), ("{captioner_mb: 9000}", 9000)])
+def test_a_captioner_in_a_folder_gets_the_memory_that_its_weights_take(project, runtime, asked):
+    weights = project.folder / "my/captioner/model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    os.truncate(weights, 10**9)
+    file = project.overlay("my.yaml", f"models: {{captioner: my/captioner}}\nruntime: {runtime}")
+    captions = [f"results/captions/{name}/00000.json" for name in ("scenes", "coco")]
+    done = project.snakemake("--dry-run", "--", *captions, overlays=(file,))
+    found = re.findall(r"^rule caption:\n(?:    .*\n)*?    resources: .*\bmem_mb=(\d+)", done.stdout, re.M)
+    assert done.returncode == 0 and sorted(map(int, found)) == [4000, asked], done.stdout + done.stderr
 
 
 def test_a_missing_path_names_the_key_and_starts_nothing_else(project):

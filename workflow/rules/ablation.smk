@@ -44,7 +44,7 @@ use rule evaluate as evaluate_arm with:
         images=sharded("results/data/{source}/{shard}.json", [CONFIG.evaluation.source]),
         captions=sharded("results/captions/{source}/{shard}.json", [CONFIG.evaluation.source]),
         summary="results/ablation/{arm}-{seed}/summary.json",
-        models=model_files(CONFIG.evaluation.features, CONFIG.evaluation.clip_score),
+        models=judging_models(),
     output:
         card="results/ablation/{arm}-{seed}/evaluation/card.json",
     log:

@@ -23,7 +23,7 @@ rule caption:
     conda:
         "../../envs/pipeline.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=captioner_mb,
         gpu=inference_gpu(),
     params:
         settings=RUN_RECORD,

@@ -3,6 +3,7 @@
 This is the only file of the workflow with Python functions.
 """
 
+import glob
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -30,6 +31,9 @@ wildcard_constraints:
     source="|".join(CONFIG.sources),
     stage="|".join(CONFIG.stages),
     shard=r"\d{5}",
+    part=r"\d+",
+    parts=r"\d+",
+    guidance=r"\d+\.\d+",
 
 
 def write_run_record():
@@ -103,6 +107,11 @@ def parent_summary(wildcards):
     return [f"results/train/{parent}/summary.json"] if parent else []
 
 
+def curve_shards(pattern):
+    """Input function: a file for every shard of the evaluation set, where stages are scored while they train."""
+    return lambda wildcards: sharded(pattern, [CONFIG.evaluation.source]) if CONFIG.evaluation.curve.images else []
+
+
 def parent_option(wildcards, input):
     """Param function: `--parent FOLDER`, or nothing."""
     return ["--parent", os.path.dirname(input.parent[0])] if input.parent else []
@@ -117,6 +126,57 @@ def arms_of_ablation(pattern):
     """Expand {arm} and {seed} over the variants of the ablation."""
     seeds = CONFIG.ablation.seeds if CONFIG.ablation else []
     return [pattern.format(arm=arm, seed=seed) for arm in CONFIG.arms for seed in seeds]
+
+
+def sample_parts(folder):
+    """Input: a file for each job that draws samples, where jobs share that; else the evaluation draws them."""
+    jobs = CONFIG.runtime.sample_shards
+    return [f"{folder}/{part}-of-{jobs}.json" for part in range(1, jobs + 1)] if jobs > 1 else []
+
+
+def guidance_cards():
+    """Input: evaluations of the last stage at the scales of the sweep. Its own evaluation is one of them."""
+    at = {scale: f"results/eval/{FINAL_STAGE}/guidance/{scale}/card.json" for scale in CONFIG.evaluation.guidance_sweep}
+    return list((at | {CONFIG.evaluation.guidance: f"results/eval/{FINAL_STAGE}/card.json"} if at else at).values())
+
+
+def earlier_cards():
+    """Input: cards of earlier runs on this machine. A missing one is the step's to report."""
+    return [file for file in CONFIG.report.earlier if os.path.isfile(file)]
+
+
+def ablation_found():
+    """The ablation and its plot, if the configuration has one and it was made: the report shows it, and never starts it."""
+    files = ["results/ablation.json", "results/ablation.png"] if CONFIG.ablation else []
+    return files if all(map(os.path.isfile, files)) else []
+
+
+def ablation_option():
+    """Param: `--ablation FILE`, or nothing."""
+    return [f"--ablation={file}" for file in ablation_found()[:1]]
+
+
+def content_of(*files):
+    """Param: what changes with the content of files that are no inputs."""
+    from pathlib import Path
+
+    from pipeline.artifacts import sha256_file
+
+    return [sha256_file(Path(file)) for file in files]
+
+
+def guidance_sweep():
+    """Input: the comparison of guidance scales, where there are any to compare."""
+    return ["results/guidance.json"] if CONFIG.evaluation.guidance_sweep else []
+
+
+def sampler_options():
+    """Param: options of `model` for how pictures are drawn: as in the evaluation."""
+    evaluation, sampler = CONFIG.evaluation, CONFIG.evaluation.sampler
+    options = [f"--steps {evaluation.steps} --guidance {evaluation.guidance}"]
+    options += [f"--sampler {sampler.name}"] if sampler.name != "heun" else []
+    options += ["--interval {} {}".format(*sampler.interval)] if sampler.interval else []
+    return " ".join(options)
 
 
 def inference_gpu():
@@ -139,6 +199,43 @@ def model_files(*references):
     folders = [f"pipeline/embedded/{ref[9:]}" if ref.startswith("embedded:") else ref for ref in references]
     files = [f"{folder}/{name}" for folder in folders for name in ("card.json", "config.json")]
     return [file for file in dict.fromkeys(files) if os.path.exists(file)]
+
+
+def judging_models():
+    """Input: the models that score images."""
+    evaluation = CONFIG.evaluation
+    named = [evaluation.features, evaluation.clip_score, evaluation.clip_fid, evaluation.cmmd, evaluation.dino]
+    if evaluation.geneval:
+        named += [evaluation.geneval.detector, evaluation.geneval.clip]
+    if "pickscore" in evaluation.preference:
+        named.append(evaluation.pickscore)
+    return model_files(*(ref for ref in named if ref))
+
+
+def prompt_files():
+    """Input: files of prompts on this machine. A missing one is the step's to report."""
+    named = [CONFIG.evaluation.geneval.prompts] if CONFIG.evaluation.geneval else []
+    return [file for file in (*named, *CONFIG.evaluation.prompt_sets.values()) if os.path.isfile(file)]
+
+
+def drawn_prompts():
+    """Outputs of an evaluation that the configuration asks for, by name: GenEval's result, and a page a set of prompts."""
+    sets = {name: f"results/eval/{{stage}}/prompts/{name}.png" for name in CONFIG.evaluation.prompt_sets}
+    pages = {f"prompts_{name}": report(file, category="Evaluation") for name, file in sets.items()}
+    return pages | ({"geneval": "results/eval/{stage}/geneval.json"} if CONFIG.evaluation.geneval else {})
+
+
+def captioner_mb(wildcards):
+    """Resource: memory of a shard's captions, by the size of the captioner where it writes some."""
+    reference, writes = CONFIG.models.captioner, CONFIG.sources[wildcards.source].caption != "keep"
+    if writes and CONFIG.runtime.captioner_mb:
+        return CONFIG.runtime.captioner_mb
+    if not writes or reference.startswith("embedded:"):
+        return 4000
+    if reference.startswith("hf:"):
+        return 32000
+    weights = (os.path.getsize(file) for file in glob.glob(f"{glob.escape(reference)}/*.safetensors"))
+    return 4000 + 2 * sum(weights) // 10**6
 
 
 def captioner_files(source):

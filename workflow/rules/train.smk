@@ -7,6 +7,7 @@ OUTPUTS          results/manifests/{stage}.json, .arrow  which samples the stage
                  results/manifests/{stage}.validation.arrow  samples held out for the validation loss
                  results/train/{stage}/                  weights, summary, metrics, sample grid
 
+With evaluation.curve also results/train/{stage}/best.safetensors, undeclared: it is there where there are scores.
 Checkpoints lie in results/work/train/{stage}/, undeclared: Snakemake deletes declared outputs of a job that fails.
 The same command goes on from the last one. Training has no code param: days of GPU are not repeated for an edit;
 summary.json records the commit.
@@ -46,6 +47,8 @@ rule train:
     input:
         manifest="results/manifests/{stage}.json",
         parent=parent_summary,
+        evaluation_images=curve_shards("results/data/{source}/{shard}.json"),
+        evaluation_captions=curve_shards("results/captions/{source}/{shard}.json"),
     output:
         summary="results/train/{stage}/summary.json",
         model="results/train/{stage}/model.safetensors",
@@ -69,7 +72,10 @@ rule train:
         settings=RUN_RECORD,
         config=step_config("train", "stage"),
         parent=parent_option,
+        evaluation_images=lambda wildcards, input: [f"--evaluation-images={file}" for file in input.evaluation_images],
+        evaluation_captions=lambda wildcards, input: [f"--evaluation-captions={file}" for file in input.evaluation_captions],
     shell:
         "{resources.launch} -m pipeline train --config {params.config:q} --settings {params.settings} --manifest {input.manifest:q}"
-        " --deadline-minutes {resources.runtime} {params.parent:q} --work results/work/train/{wildcards.stage}"
+        " --deadline-minutes {resources.runtime} {params.parent:q} {params.evaluation_images:q}"
+        " {params.evaluation_captions:q} --work results/work/train/{wildcards.stage}"
         " --out results/train/{wildcards.stage} 2>&1 | tee {log:q}"

@@ -9,6 +9,7 @@ import yaml
 from pipeline.config import Config, load, slice_for, validate
 from pipeline.config.fields import Section, result
 from pipeline.config.generated import FILES
+from pipeline.config.sources import CocoSource, local_files
 from pipeline.config.steps import Settings, Slice, TrainSlice
 from pipeline.errors import UserError
 from pipeline.fingerprint import ROOT
@@ -228,3 +229,11 @@ def test_weights_and_buckets_do_not_go_together(tmp_path):
     overlay.write_text(f"models: {{crop: buckets}}\nstages: {{{stage}: {{weights: {{{shares}}}}}}}\n")
     with pytest.raises(UserError, match=rf"stages\.{stage}\.weights: batches of one bucket have no fixed share"):
         load(ROOT / "config.yaml", overlay)
+
+
+def test_files_of_a_source_on_this_machine():
+    """A folder of images is none, a zip of them is one."""
+    keys = {"kind": "coco", "annotations": "a/notes.zip", "ids": "ids.csv"}
+    assert local_files(CocoSource(images="a/val.zip", **keys)) == ["a/notes.zip", "a/val.zip", "ids.csv"]
+    for elsewhere in ("a/val", "https://host/val.zip", "hf://datasets/owner/name@main/val.zip"):
+        assert local_files(CocoSource(images=elsewhere, **keys)) == ["a/notes.zip", "ids.csv"]

@@ -59,6 +59,19 @@ def test_another_batch_size_is_compiled_anew(compiler):
     assert graphs_of(TWINS, 0.0, images=3) == first
 
 
+def test_shapes_of_as_many_tokens_share_their_graphs(compiler):
+    """Random numbers alone are compiled for each shape; blocks know tokens."""
+    model, loss_of = MicroDiT(TWINS), Objective(EDM(), TWINS, recipe(mask_ratio=0.5))
+    compile_blocks(model, backend="eager")
+    draw, batch, found = compiled_draw(loss_of, backend="eager"), samples(count=2), []
+    for shape in ((4, 4), (2, 8), (8, 2), (3, 5), (5, 3), (2, 8)):
+        before = compiled_graphs()
+        loss_of(model, batch._replace(latents=torch.ones(2, TWINS.in_channels, *shape), text=batch.text.float()), draw)
+        found.append(compiled_graphs() - before)
+    own = distinct_blocks(TWINS, 0.5)
+    assert found == [own + 1, 1, 1, own, 1, 0]  # for 15 tokens all is new but the text block
+
+
 def test_too_many_variants_are_an_error_and_not_left_uncompiled(compiler):
     model, loss_of = warmed(), objective()
     compile_blocks(model, backend="eager")

@@ -8,6 +8,7 @@ from tests.unit.engine.small_steps import objective, samples, warmed
 
 CPU = torch.device("cpu")
 FAR = 2**33 + torch.arange(20)  # positions that 32 bits do not hold
+SIZE = 4, 4
 
 
 def same(a, b):
@@ -31,8 +32,8 @@ def test_the_asked_share_of_captions_is_dropped(share):
 
 def test_masked_stages_keep_the_stated_number_of_tokens():
     positions = torch.arange(50)
-    assert objective(mask_ratio=0.0).kept_tokens(positions) is None
-    kept = objective(mask_ratio=0.7).kept_tokens(positions)
+    assert objective(mask_ratio=0.0).kept_tokens(positions, 16) is None
+    kept = objective(mask_ratio=0.7).kept_tokens(positions, 16)
     assert kept.shape == (50, 4)  # int(16 · 0.3)
     assert len(set(map(tuple, kept.tolist()))) > 40
     assert (kept.diff(dim=1) > 0).all() and kept.min() == 0 and kept.max() == 15
@@ -41,12 +42,12 @@ def test_masked_stages_keep_the_stated_number_of_tokens():
 @pytest.mark.parametrize("mask_ratio", [0.0, 0.5])
 def test_random_numbers_follow_the_position_of_a_sample(mask_ratio):
     draw = objective(mask_ratio=mask_ratio).draw
-    whole = draw(FAR)
+    whole = draw(FAR, *SIZE)
     for size in (1, 3, 20):
-        parts = [draw(part) for part in FAR.split(size)]
+        parts = [draw(part, *SIZE) for part in FAR.split(size)]
         joined = [None if pieces[0] is None else torch.cat(pieces) for pieces in zip(*parts, strict=True)]
         assert same(joined, whole)
-    turned = draw(FAR.flip(0))
+    turned = draw(FAR.flip(0), *SIZE)
     assert same([None if x is None else x.flip(0) for x in turned], whole)
 
 
@@ -54,15 +55,15 @@ def test_random_numbers_follow_the_position_of_a_sample(mask_ratio):
 def test_another_seed_or_stage_means_other_numbers(change):
     here = objective()
     there = replace(here, recipe=replace(here.recipe, **change))
-    for a, b in zip(here.draw(FAR), there.draw(FAR), strict=True):
+    for a, b in zip(here.draw(FAR, *SIZE), there.draw(FAR, *SIZE), strict=True):
         assert not torch.equal(a, b)
-    assert not torch.isclose(here.draw(FAR).normal, there.draw(FAR).normal).any()
+    assert not torch.isclose(here.draw(FAR, *SIZE).normal, there.draw(FAR, *SIZE).normal).any()
 
 
 def test_purposes_do_not_share_numbers():
-    numbers = objective().draw(FAR)
+    numbers = objective().draw(FAR, *SIZE)
     assert not torch.isclose(numbers.noise.flatten(1), numbers.normal[:, None]).any()
-    assert not torch.equal(numbers.drops_caption, objective(caption_dropout=0.5).draw(FAR).normal < 0)
+    assert not torch.equal(numbers.drops_caption, objective(caption_dropout=0.5).draw(FAR, *SIZE).normal < 0)
 
 
 @pytest.mark.parametrize("mask_ratio", [0.0, 0.5])
@@ -79,7 +80,7 @@ def test_compiled_numbers_are_the_same_bits(compiler):
     loss_of = objective()
     draw = compiled_draw(loss_of, backend="aot_eager")
     for positions in (FAR, FAR + 1000):
-        assert same(draw(positions), loss_of.draw(positions))
+        assert same(draw(positions, *SIZE), loss_of.draw(positions, *SIZE))
     assert compiler.utils.counters["stats"]["unique_graphs"] == 1
     batch = samples(96, 8).to(CPU)
     assert same(loss_of(warmed(), batch, draw), loss_of(warmed(), batch))

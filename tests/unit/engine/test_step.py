@@ -132,7 +132,7 @@ def test_an_expert_that_does_nothing_would_show(plain, place):
 def test_swapped_noise_would_show(plain):
     step = make_step()
     draw = step.objective.draw
-    step._draw = lambda positions: draw(positions.flip(0))
+    step._draw = lambda positions, *size: draw(positions.flip(0), *size)
     assert_far(trained(step), plain)
 
 

@@ -117,7 +117,8 @@ def stage(tmp_path_factory, frozen):
     state = {name: value + 0.2 * torch.randn(value.shape) for name, value in MicroDiT(CONFIG).state_dict().items()}
     save_file(state, folder / "ema.safetensors")
     write_json(folder / "summary.json", {
-        "model": CONFIG.to_dict(), "diffusion": EDM(sigma_data=0.7).to_dict(), "fingerprint": "abc", "images_seen_total": 640,
+        "model": CONFIG.to_dict(), "diffusion": EDM(sigma_data=0.7).to_dict(), "fingerprint": "abc", "images_seen": 640,
+        "images_seen_total": 640,
         "vae": frozen["vae"], "text_encoder": frozen["clip"],
     })  # fmt: skip
     return folder

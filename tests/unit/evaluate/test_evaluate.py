@@ -8,7 +8,8 @@ from pipeline.artifacts import sha256_file
 from pipeline.config.steps import EvaluateSlice
 from pipeline.errors import UserError
 from pipeline.evaluate.evaluate import run
-from pipeline.metrics.features import INCEPTION_URL
+from pipeline.metrics import features
+from pipeline.report.compare import compare, made_differently
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def evaluate(tmp_path, shards, stage, settings):
     """Run the step with a slice; the card."""
 
     def go(slice_, out="out", shards=shards):
-        run(slice_, settings, *shards, stage, tmp_path / "work", tmp_path / out)
+        run(slice_, settings, *shards, stage, tmp_path / "work", tmp_path / out, tmp_path / "reference")
         return json.loads((tmp_path / out / "card.json").read_text())
 
     return go
@@ -32,17 +33,54 @@ def test_the_card_says_what_was_measured_and_what_made_it(evaluate, slice_of, st
     assert metrics["detector_self_test"]["one_object"]["background"] > 0.9 > metrics["accuracy_vae"]["one_object"]["colour"]
     assert {name: part["images"] for name, part in scale.items()} == {"floor": 6, "vae": 8, "ceiling": 4}
     assert all(part["fid"] > 0 for part in scale.values())
+    assert set(metrics["fid_by_resize"]) == {"clean", "legacy_pytorch"} and metrics["fid_by_resize"]["clean"] == metrics["fid"]
+    assert all(0 <= metrics[name] <= 1 for name in ("precision", "recall", "coverage")) and metrics["density"] >= 0
+    assert metrics["fid_interval"] is metrics["fid_infinity"] is metrics["fid_bias"] is None  # 8 images for 8 features
+    assert card["clip_score_tokens"] == 12
     assert (card["images"], card["real_images"], card["px"]) == (8, 12, 32)
     assert card["feature_network"]["width"] == 8 and card["feature_network"]["input_px"] == 16
     assert card["sampler"]["steps"] == 2 and card["sampler"]["sigma_data"] == 0.7 and card["sampler"]["precision"] == "float32"
     assert card["weights"]["sha256"] == sha256_file(stage / "ema.safetensors") and card["weights"]["images_seen_total"] == 640
-    assert card["comparable_to_published"] is False and len(card["why_not"]) == 3
+    assert card["comparable_to_published"] is False and len(card["why_not"]) == 5
     assert len(card["warnings"]) == 1 and "8 images for 8 features" in card["warnings"][0]
     assert set(card["seconds"]) == {"loading", "sampling", "vae", "untrained", "features", "detection", "gallery"}
     entries = json.loads((tmp_path / "out/gallery.json").read_text())
     assert [entry["key"] for entry in entries] == [f"{i:012d}" for i in (1, 2, 3, 5, 6, 7, 8, 9)]
     assert Image.open(tmp_path / "out/samples.png").width > 256
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["card.json", "gallery.json", "samples.png"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "card.json", "failures.json", "gallery.json", "samples.png",
+    ]  # fmt: skip
+
+
+def test_distances_of_further_networks_come_with_their_scale_and_their_models(evaluate, slice_of, frozen, tmp_path):
+    card = evaluate(slice_of(cmmd=frozen["clip"], clip_fid="embedded:clip", bootstrap=20))
+    metrics, scale = card["metrics"], card["scale"]
+    assert metrics["cmmd"] > 0 and metrics["clip_fid"] > 0 and "fd_dino" not in metrics
+    assert all(set(part) == {"images", "fid", "cmmd", "clip_fid"} for part in scale.values())
+    low, high = metrics["fid_interval"]
+    assert low < metrics["fid"] < high
+    assert card["cmmd_model"]["ref"] == frozen["clip"] and card["clip_fid_model"]["ref"] == "embedded:clip"
+    assert card["fd_dino_model"] is None
+
+
+def test_features_of_real_images_are_computed_once_for_all_evaluations(evaluate, slice_of, tmp_path):
+    first = evaluate(slice_of())
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "reference").iterdir()}
+    assert len(files) == 3  # two resizing modes, and the further images of the floor
+    second = evaluate(slice_of(guidance=3.0), "again")
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "reference").iterdir()} == files
+    assert second["scale"]["floor"] == first["scale"]["floor"] and second["metrics"]["fid"] != first["metrics"]["fid"]
+    evaluate(slice_of(images=6), "fewer")
+    assert len(list((tmp_path / "reference").iterdir())) > 3
+
+
+def test_every_picture_has_its_clip_score_and_the_worst_stand_apart(evaluate, slice_of, tmp_path):
+    card = evaluate(slice_of())
+    shown, worst = (json.loads((tmp_path / "out" / name).read_text()) for name in ("gallery.json", "failures.json"))
+    scores = [entry["clip_score"] for entry in shown]
+    assert np.mean(scores) == pytest.approx(card["metrics"]["clip_score"], abs=0.01)
+    assert [entry["clip_score"] for entry in worst] == sorted(scores)  # fewer than 24 images: all of them
+    assert {entry["key"]: entry for entry in shown} == {entry["key"]: entry for entry in worst}
 
 
 def test_the_same_command_again_draws_nothing_and_gives_the_same_scores(evaluate, slice_of, tmp_path):
@@ -80,6 +118,7 @@ def test_a_set_without_attributes_has_no_accuracies(evaluate, slice_of, write_sh
     card = evaluate(slice_of(images=4), shards=([images], [captions]))
     assert [card["metrics"][name] for name in ("accuracy", "detector_self_test", "accuracy_vae")] == [None] * 3
     assert card["scale"]["floor"]["images"] == 2
+    assert [card["metrics"][name] for name in ("precision", "recall", "density", "coverage")] == [None] * 4  # 5 neighbours
 
 
 def test_the_slice_survives_its_way_over_the_command_line(slice_of):
@@ -94,7 +133,8 @@ def test_too_few_captions_stop_before_anything_is_drawn(evaluate, slice_of, tmp_
 
 def test_inception_is_asked_for_before_anything_is_drawn(evaluate, slice_of, tmp_path, monkeypatch):
     monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match=INCEPTION_URL):
+    monkeypatch.setattr(features, "INCEPTION_URL", "http://127.0.0.1:1/inception.pt")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:1/inception\.pt could not be fetched"):
         evaluate(slice_of(features="inception"))
     assert not (tmp_path / "work").exists()
 
@@ -102,3 +142,15 @@ def test_inception_is_asked_for_before_anything_is_drawn(evaluate, slice_of, tmp
 def test_an_autoencoder_that_the_model_was_not_trained_with_is_refused(evaluate, slice_of):
     with pytest.raises(UserError, match=r"models.vae: embedded:vae, but .*stage0 was trained with .*vae; give that one"):
         evaluate(slice_of(vae="embedded:vae"))
+
+
+def test_two_evaluations_that_differ_in_the_model_alone_can_be_compared(evaluate, slice_of):
+    keys = {"untrained_images": 0, "bootstrap": 20}
+    first, second = evaluate(slice_of(**keys), "a"), evaluate(slice_of(**keys, guidance=3.0), "b")
+    a, b = ({**card["metrics"], **card} for card in (first, second))
+    rows = {row.name: row for row in compare(a, b)}
+    assert not any(row.refused for row in rows.values()) and rows["fid"].difference == b["fid"] - a["fid"] != 0
+    assert ("sampler.guidance", "2.0", "3.0") in made_differently(a, b)
+    other = evaluate(slice_of(images=6), "c")
+    refused = {row.name for row in compare(a, {**other["metrics"], **other}) if row.refused}
+    assert {"fid", "kid", "clip_score", "precision"} <= refused

@@ -8,9 +8,14 @@ import pytest
 from PIL import Image
 
 from pipeline.artifacts import CAPTIONS, read_sidecar, write_sidecar
+from pipeline.caption.captions import run as write_captions
+from pipeline.config.sources import CocoSource
+from pipeline.config.steps import CaptionSlice, CollectSlice, Settings
+from pipeline.embedded.scenes import write_coco
 from pipeline.errors import UserError
 from pipeline.frozen.pixels import square
-from pipeline.reals import captions_sha256, ids_sha256, read_reals, with_captions
+from pipeline.reals import captions_sha256, ids_sha256, order_sha256, read_reals, with_captions
+from pipeline.sources import collect
 
 
 def test_images_come_in_the_order_of_their_ids_over_all_shards(shards):
@@ -70,6 +75,23 @@ def test_the_hashes_do_not_depend_on_how_the_set_is_split_into_shards(shards):
     turned = read_reals(*(paths[::-1] for paths in shards))
     assert captions_sha256(turned) == captions_sha256(read_reals(*shards))
     assert captions_sha256(turned[1:]) != captions_sha256(turned)
+
+
+def test_a_list_of_ids_gives_the_order_and_the_first_of_it(tmp_path):
+    """Collected as COCO's, in two shards; which images they are has the same hash in any order."""
+    write_coco(tmp_path, 0, 6, 0)
+    listed = [5, 2, 6, 1, 4]
+    (tmp_path / "ids.txt").write_text("".join(f"{number:012d}\n" for number in listed))
+    keys = {"images": str(tmp_path / "images"), "annotations": str(tmp_path / "captions.json"), "min_side": 32, "shards": 2}
+    source = CocoSource(kind="coco", role="evaluation", ids=str(tmp_path / "ids.txt"), **keys)
+    images, captions = ([tmp_path / kind / f"{shard:05d}.json" for shard in (0, 1)] for kind in ("data", "captions"))
+    for shard in (0, 1):
+        collect.run(CollectSlice(name="coco", source=source), Settings(), shard, None, tmp_path / "fetched", images[shard])
+        write_captions(CaptionSlice(mode="keep"), Settings(), images[shard], tmp_path / "work", captions[shard])
+    reals = read_reals(images, captions)
+    assert [int(real.id) for real in reals] == listed and read_reals(images[::-1], captions[::-1]) == reals
+    assert [int(real.id) for real in with_captions(reals, 4)] == listed[:4]
+    assert ids_sha256(reals) == hashlib.sha256(b"1\n2\n4\n5\n6").hexdigest() != order_sha256(reals)
 
 
 def test_captions_of_another_shard_are_refused(shards):

@@ -7,11 +7,16 @@ import torch
 from PIL import Image
 
 from pipeline.artifacts import read_json, write_json
+from pipeline.diffusion import SAMPLERS
+from pipeline.engine.compiled import compiled_graphs
 from pipeline.errors import UserError
-from pipeline.evaluate.evaluate import _load as load_tools
-from pipeline.evaluate.sample import Images, Sampler, reconstruct
+from pipeline.evaluate.sample import Images, Part, Sampler, reconstruct, work_name
+from pipeline.fingerprint import digest
+from pipeline.frozen.models import content, identity
 from pipeline.frozen.text import load_text_encoder
 from pipeline.frozen.vae import load_vae
+from pipeline.model import backbone_shapes, mixer_shapes
+from pipeline.reals import captions_sha256
 from pipeline.trained import Trained
 
 CPU = torch.device("cpu")
@@ -34,23 +39,45 @@ def complete(folder, draw, batch):
     return images.complete(draw, batch, "sampling"), np.stack(list(images)).astype(int)
 
 
-def test_images_do_not_depend_on_the_batch(tmp_path, draw):
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.rglob("*.png")}
+
+
+def test_another_size_of_batches_changes_no_more_than_roundings(tmp_path, draw):
     (made, one), (_, four) = (complete(tmp_path / str(batch), draw, batch) for batch in (1, 4))
     assert made == 7 and one.shape == (7, 32, 32, 3)
     assert abs(one - four).max() <= 1  # sums of another order round differently
     assert all(abs(one[i] - one[j]).max() > 10 for i in range(7) for j in range(i))
 
 
-def test_what_exists_is_not_drawn_again(tmp_path, draw):
-    _, before = complete(tmp_path, draw, 3)
-    images, asked = Images(tmp_path, 7), []
+def test_what_exists_is_kept_and_what_is_missing_comes_back_to_the_bit(tmp_path, draw):
+    complete(tmp_path, draw, 3)
+    before, images, asked = contents(tmp_path), Images(tmp_path, 7), []
     for i in (1, 5):
         images.file(i).unlink()
     kept = images.file(0).stat().st_mtime_ns
     made = images.complete(lambda indices: asked.append(indices) or draw(indices), 3, "sampling")
-    assert made == 2 and asked == [[1, 5]] and images.file(0).stat().st_mtime_ns == kept
-    assert abs(np.stack(list(images)).astype(int) - before).max() <= 1
+    assert made == 2 and asked == [[0, 1, 2], [3, 4, 5]] and images.file(0).stat().st_mtime_ns == kept
+    assert contents(tmp_path) == before
     assert images.complete(draw, 3, "sampling") == 0
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_parts_in_any_order_make_the_same_bytes_as_one_job(tmp_path, draw, parts):
+    complete(tmp_path / "one", draw, 2)
+    images, made = Images(tmp_path / "many", 7), []
+    for number in range(parts, 0, -1):
+        made.append(images.complete(draw, 2, "sampling", Part(number, parts)))
+    assert contents(images.folder) == contents(tmp_path / "one") and sum(made) == 7
+    assert sorted(i for n in range(parts) for batch in images.batches(2, Part(n + 1, parts)) for i in batch) == list(range(7))
+    assert max(made) - min(made) <= 3
+
+
+@pytest.mark.parametrize("text", ["3/2", "0/2", "2", "a/b", "-1/2", "1/2/3", "1/0"])
+def test_a_part_that_is_none_is_told(text):
+    assert Part.parse("2/3") == Part(2, 3)
+    with pytest.raises(UserError, match=rf"--part {text}: give the job's number and how many there are"):
+        Part.parse(text)
 
 
 def test_an_interruption_leaves_whole_files_only(tmp_path, draw):
@@ -73,12 +100,13 @@ def test_folders_stay_small():
         images[30_000]
 
 
-def test_seed_caption_and_guidance_decide_the_image(sampler, stage, draw):
+def test_seed_caption_and_all_of_the_sampler_decide_the_image(sampler, stage, draw):
     network = Trained.read(stage).network()
     image = draw([2])
     assert not np.array_equal(draw([6])[0], image[0])
-    for changed in (replace(sampler, seed=1), replace(sampler, guidance=1.0), replace(sampler, steps=3)):
-        assert not np.array_equal(changed.maker(network, CAPTIONS)([2]), image)
+    changes = [{"seed": 1}, {"guidance": 1.0}, {"steps": 3}, {"method": "euler"}, {"method": "dpmpp_2m", "steps": 3}]
+    for change in [*changes, {"interval": (0.0, 1.0)}]:
+        assert not np.array_equal(replace(sampler, **change).maker(network, CAPTIONS)([2]), image), change
     assert not np.array_equal(sampler.maker(network, ["x"] * 7)([2]), image)
 
 
@@ -123,6 +151,42 @@ def test_padding_is_dropped_where_training_dropped_it(tmp_path, stage, slice_of,
     summary = read_json(stage / "summary.json")
     write_json(tmp_path / "summary.json", {**summary, "model": {**summary["model"], "drop_text_padding": drop}})
     (tmp_path / "ema.safetensors").symlink_to(stage / "ema.safetensors")
-    text, lengths = load_tools(slice_of(), settings, tmp_path).sampler.text_encoder.encode(CAPTIONS)
+    text, lengths = Sampler.load(slice_of(), settings, Trained.read(tmp_path)).text_encoder.encode(CAPTIONS)
     padding = torch.arange(text.shape[1]) >= lengths[:, None]
     assert padding.any() and (text[padding] == 0).all() == drop and text[~padding].abs().sum(-1).min() > 0
+
+
+def test_compiled_images_are_the_same_and_no_batch_is_compiled_twice(tmp_path, sampler, stage, draw):
+    """The last batch is filled up. Outside of its interval guidance is a batch of half the size. Keys and values of the
+    text lie otherwise in memory for the mixer than for the backbone, so blocks of the two share no graph."""
+    torch._dynamo.reset()
+    network, before = Trained.read(stage).network(), compiled_graphs()
+    graphs = len(set(mixer_shapes(network.config))) + len(set(backbone_shapes(network.config))) + 2  # text block and head
+    compiled = replace(sampler, compiled=3, backend="eager")
+    _, plain = complete(tmp_path / "plain", draw, 3)
+    _, found = complete(tmp_path / "compiled", compiled.maker(network, CAPTIONS), 3)
+    assert abs(found - plain).max() <= 1
+    assert compiled_graphs() - before == graphs
+    complete(tmp_path / "again", compiled.maker(network, CAPTIONS), 3)
+    complete(tmp_path / "untrained", compiled.maker(Trained.read(stage).untrained(0), CAPTIONS), 3)
+    assert compiled_graphs() - before == graphs
+    complete(tmp_path / "interval", replace(compiled, steps=4, interval=(0.0, 1.0)).maker(network, CAPTIONS), 3)
+    assert compiled_graphs() - before == 2 * graphs
+
+
+@pytest.mark.parametrize(("compile_", "compiled"), [("auto", 0), ("off", 0), ("on", 3)])
+def test_the_settings_decide_whether_it_is_compiled(slice_of, settings, stage, compile_, compiled):
+    chosen = settings.model_copy(update={"runtime": settings.runtime.model_copy(update={"compile": compile_})})
+    loaded = Sampler.load(slice_of(), chosen, Trained.read(stage))
+    assert (loaded.compiled, loaded.method, loaded.interval) == (compiled, "heun", None)
+
+
+def test_the_default_sampler_keeps_the_folder_and_another_gets_its_own(slice_of):
+    """So that what was drawn before samplers could be chosen stays valid."""
+    models = [content(identity(slice_of().models.vae)), content(identity(slice_of().models.text_encoder)), None]
+    named = {"weights": "0" * 64, "captions": captions_sha256([]), "sampler": [2, 2.0, 0], "untrained": 5, "models": models}
+    of = {name: work_name(slice_of(sampler={"name": name}), "0" * 64, []) for name in SAMPLERS}
+    of["interval"] = work_name(slice_of(sampler={"interval": [0.2, 5.0]}), "0" * 64, [])
+    assert work_name(slice_of(), "0" * 64, []) == of["heun"] == digest(named)
+    assert len(set(of.values())) == 4
+    assert work_name(slice_of(features="inception", guidance_sweep=[1.0]), "0" * 64, []) == of["heun"]

@@ -4,6 +4,7 @@ import re
 import pytest
 import yaml
 
+from pipeline.artifacts import sha256_file
 from pipeline.errors import UserError
 from pipeline.export.trained import run
 
@@ -24,8 +25,8 @@ def write_manifest(folder, stage, px, counts):
 def card(stage_folder, tmp_path):
     """The card of a model whose stages have these manifests."""
 
-    def write(*manifests):
-        run(stage_folder, tmp_path / "model", steps=9, guidance=2.0, manifests=manifests)
+    def write(*manifests, evaluation=None):
+        run(stage_folder, tmp_path / "model", {"steps": 9, "guidance": 2.0}, manifests=manifests, evaluation=evaluation)
         return (tmp_path / "model" / "README.md").read_text()
 
     return write
@@ -38,8 +39,10 @@ def table(text, head):
 
 def test_it_begins_with_what_the_hub_reads(card):
     _, front, rest = card().split("---\n", 2)
-    assert yaml.safe_load(front) == {"pipeline_tag": "text-to-image", "tags": ["text-to-image", "diffusion", "microdit"]}
+    tags = ["text-to-image", "diffusion", "microdit"]
+    assert yaml.safe_load(front) == {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": tags}
     assert rest.startswith("# Text to image, 16 px\n") and "on 1,000 images seen" in rest
+    assert "reads the first 12 tokens" in rest and "How good it is" not in rest and "What it cost" not in rest
     assert "| VAE | embedded:vae |" in rest and "Training data" not in rest
 
 
@@ -78,5 +81,61 @@ def test_what_is_no_manifest_is_named_and_nothing_is_written(stage_folder, tmp_p
     file = tmp_path / "x.json"
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=told):
-        run(stage_folder, tmp_path / "model", steps=9, guidance=2.0, manifests=[file])
+        run(stage_folder, tmp_path / "model", {"steps": 9, "guidance": 2.0}, manifests=[file])
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.fixture
+def evaluation(stage_folder, tmp_path):
+    """The card of a run whose last stage this is."""
+    high = {"name": "high", "px": 16, "images": 640, "device_hours": 1.5, "device": "A | GPU"}
+    facts = {
+        "fid": 12.663, "kid": 0.1234, "floor": 3.0, "clip_score": 28.14, "fid_by_resize": {"clean": 12.6}, "precision": None,
+        "accuracy": {"two_objects": {"images": 3, "all": 0.5}}, "images": 30000, "why_not": [],
+        "sampler": {"name": "heun", "steps": 30, "guidance": 5.0},
+        "weights": {"sha256": sha256_file(stage_folder / "ema.safetensors")},
+        "stages": [{**high, "name": "low", "px": 8}, high],
+        "cost": {"device_hours": 3.0, "dollars": 9.0, "dollars_per_hour": 3.0},
+    }  # fmt: skip
+
+    def write(**changes):
+        (tmp_path / "fid_coco.json").write_text(json.dumps({**facts, **changes}))
+        return tmp_path / "fid_coco.json"
+
+    return write
+
+
+def test_scores_and_cost_of_these_weights(card, evaluation):
+    text = card(evaluation=evaluation())
+    assert table(text, "metric")[2:] == [
+        ["FID, lower is better", "12.66"],
+        ["FID of real images, which a perfect model would have", "3"],
+        ["KID, lower is better", "0.1234"],
+        ["CLIP score, higher is better", "28.14"],
+        ["right in all that the caption says, two objects", "50.0%"],
+    ]
+    assert "30,000 pictures drawn" in text and "with 30 steps of heun and guidance 5.0" in text
+    assert "Comparable with published zero-shot FID-30K." in text
+    assert r"3 device-hours of training on A \| GPU, $9 at $3 an hour." in text
+    assert table(text, "stage")[2:] == [["low, 8 px", "640", "1.5"], ["high, 16 px", "640", "1.5"]]
+
+
+def test_why_an_fid_is_not_comparable_and_a_run_without_a_price(card, evaluation):
+    free = {"device_hours": 3.0, "dollars": 0.0, "dollars_per_hour": 0.0}
+    text = card(evaluation=evaluation(why_not=["640 images, not 30,000"], cost=free))
+    assert "Not comparable with published FID: 640 images, not 30,000." in text and "GPU.\n" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"weights": {"sha256": "0" * 64}}, "scores other weights than these"), ({"fid": None}, None), ({"stages": []}, None)],
+)
+def test_scores_of_other_weights_are_refused(card, evaluation, tmp_path, changes, told):
+    file = evaluation(**changes)
+    if told is None:  # a card from which a part is gone
+        broken = json.loads(file.read_text())
+        del broken[next(iter(changes))]
+        file.write_text(json.dumps(broken))
+    with pytest.raises(UserError, match=told or r"fid_coco\.json: not the evaluation card of a run"):
+        card(evaluation=file)
     assert not (tmp_path / "model").exists()

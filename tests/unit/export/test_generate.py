@@ -10,15 +10,19 @@ from pipeline.export import save_model_folder
 from pipeline.export.generate import Artist, Drawing, file_name, grid, run
 
 SAMPLER = {"steps": 3, "guidance": 1.5}
-OPTIONS = {"seed": 7, "steps": 2, "guidance": 3.0, "batch": 4, "count": 1, "px": None, "device": "cpu"}
+DRAWN = {"steps": 2, "guidance": 3.0}
+OPTIONS = {"sampler": DRAWN, "seed": 7, "batch": 4, "count": 1, "px": None, "device": "cpu"}
 
 
 @pytest.fixture
 def model(tmp_path, small_config, random_state, frozen_models):
     vae, text_encoder = frozen_models
-    info = {"px": 16, "vae": vae, "text_encoder": text_encoder, "text_tokens": None, "sampler": SAMPLER}
-    save_model_folder(tmp_path / "model", small_config, random_state, info)
+    save_model_folder(tmp_path / "model", small_config, random_state, info(vae, text_encoder))
     return tmp_path / "model"
+
+
+def info(vae, text_encoder):
+    return {"px": 16, "frozen": {"vae": vae, "text_encoder": text_encoder}, "sampler": SAMPLER, "trained": {}}
 
 
 def pixels(path):
@@ -35,7 +39,7 @@ def test_one_prompt_is_one_png_that_says_how_it_was_made(model, tmp_path, capsys
 
 
 def test_steps_and_guidance_are_the_models_own_unless_given(model, tmp_path):
-    run(["one"], tmp_path / "own.png", model, **{**OPTIONS, "steps": None, "guidance": None})
+    run(["one"], tmp_path / "own.png", model, **{**OPTIONS, "sampler": {"steps": None, "guidance": None, "method": None}})
     assert {"steps": "3", "guidance": "1.5"}.items() <= Image.open(tmp_path / "own.png").text.items()
 
 
@@ -74,27 +78,45 @@ def test_another_resolution(model, tmp_path):
 def test_weights_in_half_precision(model, tmp_path, small_config, random_state, frozen_models):
     vae, text_encoder = frozen_models
     halves = {name: value.half() for name, value in random_state.items()}
-    save_model_folder(tmp_path / "half", small_config, halves, {"vae": vae, "text_encoder": text_encoder, "sampler": SAMPLER})
+    save_model_folder(tmp_path / "half", small_config, halves, info(vae, text_encoder))
     for folder in (model, tmp_path / "half"):
         run(["one"], tmp_path / f"{folder.name}.png", folder, **OPTIONS)
     assert np.abs(pixels(tmp_path / "half.png").astype(int) - pixels(tmp_path / "model.png")).max() < 20
 
 
-def _config(folder, **changes):
-    card = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**card, **changes}))
+def _change(file, **changes):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def test_a_model_that_names_no_text_encoder(model, tmp_path):
-    _config(model, text_encoder=None)
-    with pytest.raises(UserError, match=r'config\.json: text_encoder is not named; add "text_encoder": "hf:OWNER/NAME@COMMIT"'):
+    nowhere = {"text_encoder": [None, None], "frozen": {"vae": None, "text_encoder": None}}
+    _change(model / "model_index.json", **nowhere)
+    told = r'model_index\.json: frozen\.text_encoder is not named; put "hf:OWNER/NAME@COMMIT" or a local folder there'
+    with pytest.raises(UserError, match=told):
         run(["one"], tmp_path / "x.png", model, **OPTIONS)
 
 
-def test_a_text_encoder_of_another_length(model, tmp_path):
-    _config(model, text_tokens=6)
-    with pytest.raises(UserError, match=r"config\.json: text_encoder gives 6x16 text, the model takes 12x16 text"):
+def test_a_text_encoder_of_another_width(model, tmp_path):
+    _change(model / "model_index.json", text_encoder=[None, None], frozen={"vae": None, "text_encoder": "embedded:clip"})
+    with pytest.raises(UserError, match=r"model_index\.json: text_encoder gives 64 values a token, the model takes 16"):
         run(["one"], tmp_path / "x.png", model, **OPTIONS)
+
+
+def test_another_sampler_and_the_models_own(model, tmp_path):
+    for method in ("euler", "dpmpp_2m", "heun"):
+        run(["one"], tmp_path / f"{method}.png", model, **{**OPTIONS, "sampler": {**DRAWN, "method": method}})
+    assert not np.array_equal(pixels(tmp_path / "euler.png"), pixels(tmp_path / "heun.png"))
+    _change(model / "model_index.json", sampler={"steps": 2, "guidance": 3.0, "method": "euler", "interval": None})
+    run(["one"], tmp_path / "own.png", model, **{**OPTIONS, "sampler": {}})
+    assert np.array_equal(pixels(tmp_path / "own.png"), pixels(tmp_path / "euler.png"))
+
+
+def test_guidance_between_two_noise_levels(model, tmp_path):
+    for name, interval in (("all", None), ("all_too", [0.0, 100.0]), ("none", [90.0, 100.0])):
+        _change(model / "model_index.json", sampler={"steps": 2, "guidance": 3.0, "interval": interval})
+        run(["one"], tmp_path / f"{name}.png", model, **{**OPTIONS, "sampler": {}})
+    assert np.array_equal(pixels(tmp_path / "all.png"), pixels(tmp_path / "all_too.png"))
+    assert not np.array_equal(pixels(tmp_path / "all.png"), pixels(tmp_path / "none.png"))
 
 
 @pytest.mark.parametrize(
@@ -106,8 +128,9 @@ def test_a_text_encoder_of_another_length(model, tmp_path):
         ({"out": "folder.png"}, r"--out .*folder\.png: is a folder; name a file"),
         ({"out": "file.txt/out.png"}, r"--out .*file\.txt/out\.png: cannot be written, .*file\.txt is a file"),
         ({"out": "file.txt"}, r"--out .*file\.txt: cannot be written, .*file\.txt is a file"),
-        ({"steps": 1}, "--steps 1: Heun's method needs at least 2"),
-        ({"model": "elsewhere"}, r"elsewhere/config\.json: no trained model here; `make demo` or `snakemake --cores all"),
+        ({"sampler": {"steps": 1}}, "--steps 1: at least 2 are needed"),
+        ({"sampler": {"method": "ddim"}}, "--sampler ddim: not known; give one of heun, dpmpp_2m, euler"),
+        ({"model": "elsewhere"}, r"elsewhere/model_index\.json: no trained model here; `make demo` or `snakemake --cores all"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_before_anything_is_loaded(tmp_path, change, told):
@@ -146,8 +169,8 @@ def test_a_grid_that_is_not_full_ends_in_white():
 
 @pytest.mark.parametrize("drop", [True, False])
 def test_padding_is_dropped_where_training_dropped_it(model, drop):
-    architecture = json.loads((model / "config.json").read_text())["model"]
-    _config(model, model={**architecture, "drop_text_padding": drop})
+    file = model / "transformer/config.json"
+    _change(file, architecture={**json.loads(file.read_text())["architecture"], "drop_text_padding": drop})
     text, lengths = Artist.load(model, None, torch.device("cpu")).text_encoder.encode(["one", "a b"])
     assert lengths.tolist() == [5, 4]
     assert all((row[length:] == 0).all() == drop and (row[:length] != 0).all() for row, length in zip(text, lengths, strict=True))

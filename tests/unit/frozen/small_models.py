@@ -31,13 +31,13 @@ def clip_tokenizer(tokens: int = 12):
     return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=tokens)
 
 
-def save_clip(folder: Path, tokens: int = 12, tower: str = "both") -> Path:
+def save_clip(folder: Path, tokens: int = 12, tower: str = "both", width: int = 16) -> Path:
     """A transformers CLIPModel (or only its text tower) with tokenizer and image processor."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel
 
     torch.manual_seed(1)
     tokenizer = clip_tokenizer(tokens)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 8}
+    size = {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 8}
     special = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
     text = {**size, **special, "vocab_size": len(tokenizer), "max_position_embeddings": tokens}
     config = CLIPConfig(text_config=text, vision_config={**size, "image_size": 32, "patch_size": 8}, projection_dim=8)

@@ -360,16 +360,22 @@ def test_the_account_adds_up_from_ledger_to_training(
 
 
 def _check_samples(manifest: Manifest, everything: dict[str, list[dict]], leaks: set[int], leaked: set[str | None]) -> None:
-    """What is trained on or held out is every usable content once, with a run of its usable captions."""
+    """What is trained on or held out is every content once whose first usable copy fits, with a run of its usable captions."""
 
     def may_use(caption: str | None) -> bool:
         return usable(caption) and caption not in leaked
 
     def good(s: dict) -> bool:
         captioned = any(map(may_use, s["captions"]))
-        return not s["bad"] and captioned and not s["latent"] and s["side"] >= 32 and s["content"] not in leaks
+        return not s["bad"] and captioned and s["content"] not in leaks
 
-    expected = {s["content"] for samples in everything.values() for s in samples if good(s)}
+    def fits(s: dict) -> bool:
+        return not s["latent"] and s["side"] >= 32
+
+    firsts: dict[int, dict] = {}
+    for s in (s for name in sorted(everything) for s in everything[name] if good(s)):
+        firsts.setdefault(s["content"], s)
+    expected = [content for content, s in firsts.items() if fits(s)]
     contents = []
     for shard, row, text, texts, came in index_of(manifest) + index_of(manifest, "validation"):
         source, name = manifest.shards[shard]["source"], manifest.shards[shard]["shard"]
@@ -377,7 +383,7 @@ def _check_samples(manifest: Manifest, everything: dict[str, list[dict]], leaks:
         kept = [s for s in json.loads(tar.read_text()) if not s["bad"]]
         contents.append(kept[row]["content"])
         captions = [(n, caption) for n, s in enumerate(kept) for caption in s["captions"]][text : text + texts]
-        assert good(kept[row]) and captions and all(n == row and may_use(caption) for n, caption in captions)
+        assert good(kept[row]) and fits(kept[row]) and captions and all(n == row and may_use(caption) for n, caption in captions)
         assert [written(caption) for _, caption in captions] == [False] * came + [True] * (texts - came)
     assert sorted(contents) == sorted(expected)
 
@@ -452,6 +458,24 @@ def test_of_near_duplicates_the_first_stays_in_all_sources_and_no_chains_form(re
     assert keys_of(results.build(filters={"near_duplicates": 3})) == {"a00000-0", "b00000-1"}
     assert results.build(filters={"near_duplicates": 0}).samples == 6
     assert results.build(filters={"near_duplicates": None}).samples == 6
+
+
+@pytest.mark.parametrize("upscale", [False, True])
+def test_the_same_copy_stays_at_every_resolution(results: Results, upscale: bool) -> None:
+    """The largest, which is there at the most resolutions; also where the latents of one resolution are unusable."""
+    sides = {"small": 40, "middle": 80, "large": 160}
+    groups = [["small", "large", "middle"], ["middle", "small"], ["small", "small"], ["large", "large", "small"]]
+    place = [(group, side) for group, sides_ in enumerate(groups) for side in sides_]
+    samples = [near(n, *range(8 * group, 8 * group + 8), n % 8 + 40, side=sides[side]) for n, (group, side) in enumerate(place)]
+    survivors, trained = [1, 3, 5, 7], {}
+    for px, bad in ((32, {}), (64, {7: "not_finite"}), (128, {})):
+        results.encoded = []
+        results.add("a", [one | {"latent": bad.get(n)} for n, one in enumerate(samples)], px=px)
+        trained[px] = keys_of(results.build(px=px, upscale=upscale, stage=f"at_{px}"))
+        gone = {key for key, reason in results.left_out(f"at_{px}") if reason == "near_duplicate"}
+        assert gone == {f"a00000-{n}" for n in range(10) if n not in survivors}
+    fits = {32: survivors, 64: [1, 3, 5] if upscale else [1, 3], 128: survivors if upscale else [1, 7]}
+    assert trained == {px: {f"a00000-{n}" for n in numbers} for px, numbers in fits.items()}
 
 
 def test_images_that_go_for_other_reasons_take_no_near_duplicates_with_them(results: Results) -> None:

@@ -106,6 +106,15 @@ def test_near_to_any_are_those_found_by_comparing_all(values: list[int], others:
     assert near_any(hashes_of(values), hashes_of(others), bits).tolist() == expected
 
 
+@pytest.mark.parametrize("bits", [0, 1, 2, 3])
+@pytest.mark.parametrize("free", [11, 14, 18])
+def test_near_to_any_is_found_in_runs_that_are_full(small_runs: None, bits: int, free: int) -> None:
+    hashes = cube(np.random.default_rng(bits), 1200, free)
+    hashes, others = hashes[:800], np.concatenate([hashes[800:], hashes[:5]])
+    expected = (np.bitwise_count(hashes[:, None] ^ others[None]) <= bits).any(axis=1)
+    assert (near_any(hashes, others, bits) == expected).all() and 5 <= expected.sum() <= 800
+
+
 def test_near_to_any_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     hashes = random.permutation(np.concatenate([cube(random, 400, 12)] * 2))

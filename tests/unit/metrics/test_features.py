@@ -6,9 +6,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pipeline.config.schema import Downloads
+from pipeline.download.retry import Retry
 from pipeline.errors import UserError
 from pipeline.metrics import features as module
 from pipeline.metrics.features import FeatureNetwork, features, inception, inception_file, resizer
+from tests.web import HOST, Page, Site, free_port
 
 CPU = torch.device("cpu")
 
@@ -64,20 +67,6 @@ def test_no_images_give_no_rows():
     assert features(network(32), [], "clean", CPU).shape == (0, 20)
 
 
-def test_a_missing_inception_file_is_explained(tmp_path, monkeypatch):
-    monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path))
-    with pytest.raises(UserError) as error:
-        inception_file()
-    assert str(tmp_path / "inception-2015-12-05.pt") in str(error.value) and "https://nvlabs-fi-cdn" in str(error.value)
-
-
-def test_an_altered_inception_file_is_not_loaded(tmp_path, monkeypatch):
-    monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path))
-    (tmp_path / "inception-2015-12-05.pt").write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"sha256 is .*; delete it and download"):
-        inception(CPU)
-
-
 def test_the_cache_is_the_users_cache_folder_unless_one_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("SHOESTRING_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -95,14 +84,94 @@ class Body(nn.Module):
         return self.layers(x)
 
 
-def test_inception_is_loaded_from_the_file_whose_hash_is_known(tmp_path, monkeypatch):
-    body, file = Body().eval(), tmp_path / "inception-2015-12-05.pt"
+@pytest.fixture
+def body():
+    return Body().eval()
+
+
+@pytest.fixture
+def script(body, tmp_path, monkeypatch):
+    """The bytes of a TorchScript file, whose hash is the one that is asked for, and an empty cache folder."""
+    file = tmp_path / "script.pt"
     torch.jit.script(body).save(str(file))
-    monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path))
+    monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "INCEPTION_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    return file.read_bytes()
+
+
+@pytest.fixture
+def cached(tmp_path):
+    return tmp_path / "cache/inception-2015-12-05.pt"
+
+
+@pytest.fixture
+def site(monkeypatch):
+    with Site() as running:
+        monkeypatch.setattr(module, "INCEPTION_URL", running.url("/inception.pt"))
+        yield running
+
+
+def fetch(**keys):
+    return inception_file(Downloads(allow_hosts=[HOST], attempts=2, timeout_seconds=5, **keys), Retry(first=0.01, longest=0.02))
+
+
+def left(cached):
+    return {file.name for file in cached.parent.glob("*") if file.suffix != ".lock"}
+
+
+def test_inception_is_loaded_from_the_file_whose_hash_is_known(script, body, cached):
+    cached.parent.mkdir()
+    cached.write_bytes(script)
     image = photos()[-1]
     found = features(inception(CPU), [image], "clean", CPU)
     mean = torch.from_numpy(image).float().mean(dim=(0, 1))
     with torch.no_grad():
         expected = body.layers[2]((mean[None] - 128) / 128).numpy()
     assert found.shape == (1, 2048) and np.allclose(found, expected, atol=1e-4)
+
+
+def test_it_is_fetched_once(script, site, cached):
+    site.add("/inception.pt", script)
+    assert fetch() == fetch() == cached and cached.read_bytes() == script
+    assert site.hits["/inception.pt"] == 1 and left(cached) == {cached.name}
+
+
+def test_a_download_that_breaks_off_is_made_up_for(script, site, cached):
+    site.add("/inception.pt", script, before=(Page(script, cut=1000),))
+    assert fetch().read_bytes() == script
+
+
+@pytest.mark.parametrize(("page", "words"), [
+    (Page(b"malicious pickle"), "wrong_hash"),
+    (Page(b"gone", 404), "http_404"),
+    (Page(b"x" * 5000, cut=100), "truncated"),
+    (Page(drop=True), "connection"),
+    (Page(b"x" * 5000), "too_large"),
+    (Page(b"x" * 5000, claimed=-1), "too_large"),
+])  # fmt: skip
+def test_what_is_not_the_file_never_lies_in_its_place(script, site, cached, monkeypatch, page, words):
+    if words == "too_large":
+        monkeypatch.setattr(module, "INCEPTION_MOST_BYTES", 4000)
+    site.pages["/inception.pt"] = page
+    with pytest.raises(UserError) as error:
+        fetch()
+    assert str(cached) in str(error.value) and module.INCEPTION_URL in str(error.value) and words in str(error.value)
+    assert "SHOESTRING_CACHE" in str(error.value) and cached.name not in left(cached)
+
+
+def test_without_a_network_one_line_names_the_file_and_where_it_is(script, cached, monkeypatch):
+    monkeypatch.setattr(module, "INCEPTION_URL", f"http://{HOST}:{free_port()}/inception.pt")
+    with pytest.raises(UserError) as error:
+        fetch()
+    assert str(cached) in str(error.value) and module.INCEPTION_URL in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_altered_file_is_not_loaded(script, cached):
+    cached.parent.mkdir()
+    cached.write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"sha256 is .*; delete it and run again"):
+        inception(CPU)
+
+
+def test_the_address_is_a_secure_one():
+    assert module.INCEPTION_URL.startswith("https://")

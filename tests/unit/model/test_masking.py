@@ -43,7 +43,7 @@ def test_unpatchify_order():
     """Pixel (row, column, channel) of patch t sits at place (row·p + column)·C + channel of its token."""
     patch, channels, side = 2, 3, 2
     tokens = torch.arange(side**2 * patch**2 * channels).float().reshape(1, side**2, -1)
-    image = unpatchify(tokens, patch)
+    image = unpatchify(tokens, patch, side)
     assert image.shape == (1, channels, 4, 4)
     for row in range(4):
         for column in range(4):

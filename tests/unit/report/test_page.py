@@ -1,55 +1,12 @@
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.report import card as card_step
 from pipeline.report.curves import History
 from pipeline.report.page import run
-
-VOID = {"meta", "link", "img", "br"}
-
-
-class Page(HTMLParser):
-    """Text, tags and attributes of a page whose tags must be closed in order."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], ""
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
-
-    def attributes(self, name):
-        return [attributes[name] for _, attributes in self.tags if name in attributes]
-
-
-def written(finished, **changes):
-    """The card, changed, and the page made from it."""
-    card = finished.results / "fid_coco.json"
-    card_step.run(finished.settings, finished.card, finished.stages, finished.records, card)
-    if changes:
-        card.write_text(json.dumps({**json.loads(card.read_text()), **changes}))
-    out = finished.results / "report.html"
-    run(finished.settings, card, finished.manifests, finished.stages, finished.evaluation, out)
-    return out.read_text(encoding="utf-8")
-
+from tests.unit.report.pages import Page, columns, table_below, written
 
 @pytest.fixture(scope="module")
 def nasty():
@@ -73,7 +30,7 @@ def test_the_page_is_whole_and_asks_no_server(finished):
 def test_text_from_outside_is_escaped(finished, nasty):
     html = written(finished)
     assert "<script" not in html
-    assert "<h1>Scenes &lt;1&gt;</h1>" in html
+    assert '<h1 dir="auto">Scenes &lt;1&gt;</h1>' in html
     assert nasty in Page(html).text
 
 
@@ -94,13 +51,6 @@ def test_the_counts_go_from_the_ledger_to_training(finished):
     row = re.search(r"below px</th>(.*?)</tr>", html).group(1)
     assert re.findall(r">([^<]+)</td>", row) == ["−310", "0", "−310"]
     assert html.count(">10,000</td>") == 2
-
-
-def table_below(html, title, what):
-    """Label and cells of the rows of a table of the data section: the one headed `what` behind the title."""
-    table = re.search(rf"<h3>{re.escape(title)}.*?<th scope=\"col\">{what}</th>.*?</table>", html, re.DOTALL)[0]
-    rows = re.findall(r"<tr class.*?</tr>", table[table.rindex("<thead>") :], re.DOTALL)
-    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
 
 
 def test_licences_of_what_is_trained_on(finished):
@@ -128,7 +78,7 @@ def test_all_pairs_of_the_gallery_are_there_with_their_captions(finished):
     assert len(pairs) == 16
     assert all(pair[side] in sources for pair in pairs for side in ("generated", "real"))
     assert all(pair["caption"] in page.text for pair in pairs)
-    assert len(sources) == 2 * 16 + 3  # and a grid for each stage
+    assert len(sources) == 2 * 16 + 2 * 6 + 3  # and the failures, and a grid for each stage
 
 
 def test_the_model_is_placed_on_the_scale(finished):
@@ -147,13 +97,6 @@ def test_without_attributes_ceiling_price_and_records(finished):
     assert 'class="scale"' not in html
     assert "no price set" in page.text and "$" not in page.text
     assert "Processes" not in page.text
-
-
-def columns(html, section):
-    table = re.search(rf'<section id="{section}">.*?</table>', html, re.DOTALL)[0]
-    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)]
-    assert len({len(row) for row in rows}) == 1  # a cell for every column
-    return {name: [row[place] for row in rows[1:]] for place, name in enumerate(rows[0])}
 
 
 def test_the_plan_stands_beside_what_training_took(finished):
@@ -218,7 +161,7 @@ def _edit(file, change):
     ("spoil", "told"),
     [
         (lambda f: (f.evaluation / "gallery.json").unlink(), r"gallery\.json: not readable JSON"),
-        (lambda f: _edit(f.evaluation / "gallery.json", lambda v: v[0].update(real="http://x")), "real of 000000 is no PNG"),
+        (lambda f: _edit(f.evaluation / "gallery.json", lambda v: v[0].update(real="http://x")), "real of entry 0 is no PNG"),
         (lambda f: (f.stages[0].parent / "samples.png").write_bytes(b"x"), r"low_masked/samples\.png: not a readable picture"),
         (lambda f: (f.stages[0].parent / "metrics.jsonl").write_text("{}\n"), r"metrics\.jsonl: not the metrics of a stage"),
         (lambda f: (f.stages[0].parent / "metrics.jsonl").write_text(""), r"metrics\.jsonl: not the metrics of a stage"),

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from pipeline.errors import UserError
@@ -27,6 +29,27 @@ def test_scores_beside_what_they_are_read_by(printed):
     assert "KID 0.0021 ± 0.0004 – – –" in lines
     assert "CLIP score 29.2 31.5 – –" in lines
     assert "FID: distance of the drawn images from the real ones, lower is better" in lines
+
+
+def test_further_scores_stand_beside_their_scale(printed, finished):
+    card = json.loads(finished.card.read_text())
+    card["metrics"] |= {
+        "cmmd": 0.0521, "fid_by_resize": {"clean": 8.314, "legacy_pytorch": 9.5}, "fid_infinity": 2.75, "fid_bias": 5.564,
+        "fid_interval": [5.97, 10.02], "precision": 0.958, "recall": 0.981, "density": 1.1, "coverage": None,
+    }  # fmt: skip
+    card["cmmd_model"] = card["clip_score_model"]
+    for kind, value in (("floor", 0.0267), ("vae", 0.0002), ("ceiling", 4.55)):
+        card["scale"][kind]["cmmd"] = value
+    finished.card.write_text(json.dumps(card))
+    card_step.run(finished.settings, finished.card, finished.stages, finished.records, finished.results / "fid_coco.json")
+    lines = printed()
+    assert "FID 8.31 5.97–10.0 0.610 2.05 152" in lines and "CMMD 0.0521 0.0267 0.0002 4.55" in lines
+    assert "FID legacy 9.50 – – –" in lines and "FID∞ 2.75 – – –" in lines
+    assert "precision 0.958 – – –" in lines and not any(line.startswith("coverage") for line in lines)
+
+
+def test_a_card_of_an_older_program_has_none_of_them(printed):
+    assert not any(line.startswith(("CMMD", "precision", "FID legacy", "FID∞")) for line in printed())
 
 
 def test_accuracies_by_attribute(printed):

@@ -1,12 +1,9 @@
-import io
 import json
 import tarfile
 from types import SimpleNamespace
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from pipeline.artifacts import TABLE
 from pipeline.config.schema import Downloads, Runtime
@@ -15,39 +12,13 @@ from pipeline.config.steps import CollectSlice, Settings, TableSlice
 from pipeline.sources import table as table_step
 from pipeline.sources.collect import run
 from tests.hub import HubSite, Repository
+from tests.pictures import encoded, jpeg, photo, tar_bytes, zip_bytes
 from tests.web import HOST, Site
-
-
-def photo(seed=0, width=48, height=40):
-    """A smooth random picture: noise enlarged, so that it survives JPEG."""
-    noise = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image, kind="JPEG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def tar_bytes(members, kind="w"):
-    """A tar of (name, bytes) or ready TarInfo members."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=kind) as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-            else:
-                name, data = member
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 @pytest.fixture
 def make():
-    return SimpleNamespace(photo=photo, encoded=encoded, tar=tar_bytes, jpeg=lambda seed=0: encoded(photo(seed)))
+    return SimpleNamespace(photo=photo, encoded=encoded, tar=tar_bytes, zip=zip_bytes, jpeg=jpeg)
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 import hashlib
-import io
 import json
 import uuid
-import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,17 +9,10 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.sources import archives
 from tests.hub import COMMIT
+from tests.pictures import zip_bytes
 from tests.web import Page
 
 ONCE = {"attempts": 1}
-
-
-def zip_bytes(files):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in files:
-            archive.writestr(name, data)
-    return buffer.getvalue()
 
 
 @pytest.fixture

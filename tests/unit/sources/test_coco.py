@@ -1,4 +1,3 @@
-import io
 import json
 import tracemalloc
 import zipfile
@@ -11,6 +10,7 @@ from pipeline.embedded.scenes import write_coco
 from pipeline.errors import UserError
 from pipeline.ledger import Unusable
 from pipeline.sources.zipped import ZippedFolder
+from tests.pictures import zip_bytes
 
 
 @pytest.fixture
@@ -161,14 +161,6 @@ def zipped(coco, tmp_path):
     (tmp_path / "annotations.zip").write_bytes(captions)
     keys = {"images": str(tmp_path / "val2014.zip"), "annotations": str(tmp_path / "annotations.zip")}
     return keys | {"member": "annotations/captions_val2014.json"}, images, captions
-
-
-def zip_bytes(members, compression=zipfile.ZIP_DEFLATED):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
 
 
 def test_zips_give_what_folders_give(collect, coco, zipped):
@@ -345,3 +337,10 @@ def test_a_missing_file_of_ids_names_its_key(collect, coco):
 def test_a_fraction_of_the_images(collect, coco):
     found = collect("coco", fraction=0.5, **coco())
     assert 0 < len(found.rows) == 4 - found.sidecar["info"]["passed_over"]["samples"] < 4
+
+
+def test_a_table_of_ids_on_a_web_server_is_fetched(collect, coco, ids, site):
+    there = {"ids": site.add("/coco_30k.csv", PUBLISHED.encode())}
+    assert collect("coco", **coco(), **there).json == collect("coco", **coco(), **ids(PUBLISHED)).json
+    with pytest.raises(UserError, match=r"^sources\.mine\.ids: http.*gone\.csv cannot be fetched: http_404"):
+        collect("coco", **coco(), ids=site.url("/gone.csv"))

@@ -115,7 +115,7 @@ def test_an_unquoted_comma_in_csv_is_a_row_and_no_shorter_caption(collect, photo
     (photos / "metadata.csv").write_text("file_name,text\na.jpg,one, two\nc.jpg,fine\nsub/b.png,fine too\n")
     found = collect("folder", path=str(photos))
     (bad,) = [row for row in found.rows if row["status"] == "bad"]
-    assert (bad["reason"], bad["origin"], "needs quotes" in bad["detail"]) == ("bad_row", "metadata.csv:2", True)
+    assert (bad["reason"], bad["origin"], "more cells than columns" in bad["detail"]) == ("bad_row", "metadata.csv:2", True)
     assert found.json["c"]["caption"] == "fine"
 
 
@@ -174,9 +174,9 @@ def test_every_image_is_in_one_shard_and_stays_there(collect, photos, make):
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("metadata.csv", "name,text\na.jpg,x\n", "needs a column file_name, found name, text"),
-        ("metadata.csv", "file_name,words\na.jpg,x\n", r"needs a column text \(or caption\), found file_name, words"),
-        ("metadata.csv", "", "needs a column file_name, found none"),
+        ("metadata.csv", "name,text\na.jpg,x\n", r"no column file_name \(there are: name, text\)"),
+        ("metadata.csv", "file_name,words\na.jpg,x\n", r"no column text or caption \(there are: file_name, words\)"),
+        ("metadata.csv", "", r"no column file_name, text or caption \(there are: none\)"),
         ("metadata.parquet", "no parquet", "not a readable Parquet file"),
     ],
 )

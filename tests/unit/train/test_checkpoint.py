@@ -4,8 +4,9 @@ import resource
 import pytest
 import torch
 
+from pipeline.artifacts import check_room
 from pipeline.errors import UserError
-from pipeline.train.checkpoint import Checkpoints, State, check_room
+from pipeline.train.checkpoint import Checkpoints, State
 
 FULL = dict(
     seconds={"training": 1.5}, rows=[[[0.1, 1e-7, 0.0, 1 / 3], [1.0, 2.0, 0.0, 4.0], 2 / 3, False]], guard=[-0.1, 1e-300, 7.0]

@@ -220,14 +220,14 @@ def test_first_text_is_that_of_the_first_rows(plain):
 @pytest.mark.parametrize("reading", ["mapped", "read"])
 def test_validation_is_spread_over_what_is_held_out(rich, reading):
     index, samples = rich.validation, samples_of(rich, reading)
-    batch = samples.validation(10)
+    (batch,) = samples.validation(10)
     for place, row in enumerate(range(0, 40, 4)):
         shard = int(index.shard[row])
         assert np.array_equal(batch.latents[place].numpy(), rich.latents(shard).row(int(index.row[row])))
         assert np.array_equal(batch.text[place].numpy(), rich.text(shard).row(int(index.text[row])))
-    assert batch.positions.tolist() == list(range(10)) and len(samples.validation(1000).positions) == 40
+    assert batch.positions.tolist() == list(range(10)) and len(samples.validation(1000)[0].positions) == 40
     samples.batch(0, 50)
-    assert torch.equal(samples.validation(10).text, batch.text)
+    assert torch.equal(samples.validation(10)[0].text, batch.text)
 
 
 def test_keys_name_the_samples_of_a_batch(rich):
@@ -241,7 +241,7 @@ def test_keys_name_the_samples_of_a_batch(rich):
 
 
 def test_nothing_held_out_is_no_validation(plain):
-    assert samples_of(plain).validation(10) is None
+    assert samples_of(plain).validation(10) == []
 
 
 def test_a_shard_that_is_gone_is_named(tmp_path):

@@ -76,7 +76,7 @@ def test_the_folder_is_a_stage_for_evaluation_and_export(trained, tmp_path):
     assert len(summary["posthoc_ema"]["snapshots"]) == 40
     state = Trained.read(tmp_path / "ema").network().state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in weights.items())
-    export(tmp_path / "ema", tmp_path / "model", steps=9, guidance=2.0)
+    export(tmp_path / "ema", tmp_path / "model", {"steps": 9, "guidance": 2.0})
     folder = load_model_folder(tmp_path / "model")
     assert folder.info["trained"]["weights"] == "ema of relative width 0.08"
     assert all(torch.equal(folder.state[name], tensor) for name, tensor in weights.items())

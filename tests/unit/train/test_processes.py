@@ -110,7 +110,11 @@ def swapped_noise():
     from pipeline.engine.objective import Objective
 
     whole = Objective.draw
-    Objective.draw = lambda self, positions: whole(self, positions)._replace(noise=whole(self, positions + 1).noise)
+
+    def draw(self, positions, *size):
+        return whole(self, positions, *size)._replace(noise=whole(self, positions + 1, *size).noise)
+
+    Objective.draw = draw
 
 
 def norm_of_a_shard():

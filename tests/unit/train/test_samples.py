@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,21 @@ def test_prompts_of_ones_own_stand_row_by_row(grid_of, tmp_path):
     assert abs(drawn(fewer, same, tmp_path / "two.png") - pixels[:, :16]).max() <= 1  # each has noise of its own
 
 
+def test_stages_of_one_resolution_start_from_the_same_noise(grid_of, tmp_path):
+    grid, model = grid_of()
+    pixels = drawn(grid, model, tmp_path / "one.png")
+    grid._slice = grid._slice.model_copy(update={"name": "another_stage"})
+    assert np.array_equal(drawn(grid, model, tmp_path / "two.png"), pixels)
+
+
+def test_the_picture_says_what_it_shows(grid_of, tmp_path):
+    for name, prompts, told in (("own", PROMPTS, PROMPTS), ("data", (), None)):
+        grid, model = grid_of(prompts=prompts)
+        grid.draw(model, tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            assert json.loads(image.text["grid"]) == {"images": len(grid._asked[1]), "columns": 4, "prompts": told}
+
+
 def stored_text(folder, clip, padding):
     """What training reads of the prompts: encoded, written and read back."""
     slice_ = EncodeSlice(vae="embedded:vae", text_encoder=clip, text_padding=padding, resolutions=[8], seed=0)
@@ -115,13 +132,13 @@ def test_prompts_are_to_the_network_what_captions_on_disk_are(grid_of, clip, tmp
     grid, model = grid_of(prompts=PROMPTS, padding=padding)
     disk = stored_text(tmp_path, clip, padding)
     assert model.config.drop_text_padding == (padding == "drop")
-    torch.testing.assert_close(grid._text, disk, rtol=1e-3, atol=1e-3)  # float16 on disk
-    assert torch.equal(grid._text == 0, disk == 0)
-    assert (grid._text[0, 5:] == 0).all() == (padding == "drop")  # begin, r, e, d, end
+    torch.testing.assert_close(grid._asked[1], disk, rtol=1e-3, atol=1e-3)  # float16 on disk
+    assert torch.equal(grid._asked[1] == 0, disk == 0)
+    assert (grid._asked[1][0, 5:] == 0).all() == (padding == "drop")  # begin, r, e, d, end
     drop, x, level = model.config.drop_text_padding, torch.randn(4, 4, 4, 4), torch.zeros(4)
-    masks = [model.encode_text(text).mask for text in (grid._text, disk)]
+    masks = [model.encode_text(text).mask for text in (grid._asked[1], disk)]
     assert torch.equal(*masks) if drop else masks == [None, None]
-    torch.testing.assert_close(model(x, level, grid._text), model(x, level, disk), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(model(x, level, grid._asked[1]), model(x, level, disk), rtol=0.01, atol=0.01)
 
 
 @torch.no_grad()

@@ -1,0 +1,48 @@
+"""The sweep over guidance scales, and sampling that several jobs share."""
+
+import json
+from collections import Counter
+
+import pytest
+
+SWEPT = {"evaluate_guidance": 2, "guidance": 1}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "expected"),
+    [
+        ("evaluation: {guidance_sweep: [1, 3.5]}", SWEPT),
+        ("evaluation: {guidance_sweep: [1, 2, 3.5]}", SWEPT),  # the evaluation itself has 2
+        ("evaluation: {guidance_sweep: []}", {}),
+        ("{evaluation: {guidance_sweep: [1, 3.5]}, runtime: {sample_shards: 1}}", SWEPT),
+        ("runtime: {sample_shards: 3}", {"sample": 3, "evaluate": 1, "card": 1, "report": 1}),
+        ("evaluation: {sampler: {name: euler}}", {"evaluate": 1, "card": 1, "report": 1}),
+        ("evaluation: {sampler: {name: heun, interval: null}}", {}),
+    ],
+)
+def test_what_a_setting_starts(finished, tmp_path, overlay, expected):
+    file = tmp_path / "overlay.yaml"
+    file.write_text(overlay)
+    assert finished.planned(file) == Counter(expected)
+
+
+def test_a_sweep_is_compared_and_a_longer_one_evaluates_only_what_is_new(clone):
+    one = clone.overlay("one.yaml", "evaluation: {guidance_sweep: [1]}")
+    two = clone.overlay("two.yaml", "evaluation: {guidance_sweep: [3.5, 1]}")
+    done = clone.snakemake("--", "results/guidance.json", overlays=("tests/workflow/smoke.yaml", one))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    result = json.loads((clone.folder / "results/guidance.json").read_text())
+    assert [point["guidance"] for point in result["points"]] == [1.0, 2.0] and result["stage"] == "high_full"
+    assert (clone.folder / "results/guidance.png").read_bytes()[:4] == b"\x89PNG"
+    assert not clone.planned(one)
+    assert clone.planned(two) == Counter({"evaluate_guidance": 1, "guidance": 1})
+    assert not clone.planned()
+
+
+def test_a_job_of_several_says_what_it_drew(clone):
+    shards = clone.overlay("shards.yaml", "runtime: {sample_shards: 2, sample_batch: 8}")
+    target = "results/eval/high_full/samples/1-of-2.json"
+    done = clone.snakemake("--", target, overlays=("tests/workflow/smoke.yaml", shards))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    record = json.loads((clone.folder / target).read_text())
+    assert record["count"] == 16 and list(record["sha256"]) == [str(i) for i in (*range(8), *range(16, 24))]
