@@ -31,7 +31,9 @@ def price(spent: View) -> str:
     return f"{words.dollars(spent['dollars'])} at {words.dollars(spent['dollars_per_hour'])} a device-hour"
 
 
-def rules_of(folder: Path | None, summaries: list[View], tables: list[View], evaluated: str | None, gpus: int) -> list:
+def rules_of(
+    folder: Path | None, summaries: list[View], tables: list[View], evaluated: str | None, gpus: int
+) -> list[benchmarks.Rule]:
     """Benchmarks in `folder` of these stages, of the sources they are trained on and of the evaluated one."""
     if folder is None:
         return []

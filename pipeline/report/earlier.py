@@ -1,7 +1,8 @@
 """The run beside earlier ones, as `python -m pipeline compare` does it: no difference where two numbers may not be compared."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.report.compare import Row, compare, made_differently, read_card
 from pipeline.report.words import score
@@ -40,7 +41,7 @@ def comparison(card: Path, earlier: list[str]) -> Comparison | None:
         return None
     now, cards = read_card(card), [read_card(Path(file)) for file in earlier]
     columns = [{row.name: row for row in compare(then, now)} for then in cards]
-    names = [name for name in dict.fromkeys(name for column in columns for name in column)]
+    names = dict.fromkeys(name for column in columns for name in column)
     rows = [_row(name, [column.get(name) for column in columns]) for name in names]
     made = [made_differently(then, now) for then in cards]
     return Comparison(earlier, rows, [_reasons(column.values()) for column in columns], made)
@@ -66,7 +67,7 @@ def _cell(row: Row | None) -> Cell:
     return Cell(_told(row.a), f"{signed}, {'better' if better else 'worse'} now", "better" if better else "worse")
 
 
-def _reasons(rows: Any) -> list[tuple[str, str]]:
+def _reasons(rows: Iterable[Row]) -> list[tuple[str, str]]:
     by_reason: dict[str, list[str]] = {}
     for row in rows:
         if row.refused:

@@ -21,7 +21,9 @@ def geneval(file: Path, card: View) -> View | None:
         return None
     result = read_json(file)
     try:
-        tasks = [(name.replace("_", " "), row["accuracy"], row["images"], row["prompts"]) for name, row in result["tasks"].items()]
+        tasks = [
+            (name.replace("_", " "), row["accuracy"], row["images"], row["prompts"]) for name, row in result["tasks"].items()
+        ]
         failures = listed_pictures(file, ("image",), ("task", "prompt", "reason"), result["failures"])
         return {
             "score": result["score"],
@@ -71,7 +73,9 @@ def _over_guidance(name: str, key: str, scales: list[float], values: list[float]
     alt = f"{name} over guidance scales, {score(values[0])} at {scales[0]:g}, {score(values[-1])} at {scales[-1]:g}"
     mark = (best, values[scales.index(best)])
     curve = Curve(name, scales, values)
-    return name, plot(f"guidance-{key}", [curve], alt, log=key == "fid", x="guidance scale", dots=True, from_zero=False, mark=mark)
+    return name, plot(
+        f"guidance-{key}", [curve], alt, log=key == "fid", x="guidance scale", dots=True, from_zero=False, mark=mark
+    )
 
 
 def ablation(file: Path | None) -> View | None:

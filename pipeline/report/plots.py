@@ -19,8 +19,13 @@ POINTS = 300  # a longer curve is averaged down to about so many points
 
 # matplotlib knows no CSS: it draws in these stand-ins, which the finished SVG replaces by variables.
 INK, FAINT, STAR = "#010203", "#010204", "#010209"
-LINES = ("#010205", "#010206", "#010207", "#010208")
-VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)", STAR: "var(--ink)", **{c: f"var(--curve-{i})" for i, c in enumerate(LINES, 1)}}
+LINES = ("#010205", "#010206", "#010207", "#010208", "#01020a", "#01020b")
+VARIABLES = {
+    INK: "var(--muted)",
+    FAINT: "var(--line)",
+    STAR: "var(--ink)",
+    **{c: f"var(--curve-{i})" for i, c in enumerate(LINES, 1)},
+}
 # The page has one size, one font and no use for a description of the file format.
 UNWANTED = re.compile(r' width="[\d.]+pt" height="[\d.]+pt"| <metadata>.*?</metadata>\n|font-family: [^;"]*; ?', re.DOTALL)
 STYLE = {
@@ -73,7 +78,7 @@ def plot(
             shape = {"marker": "o", "markersize": 4} if dots or len(xs) == 1 else {}  # a line of one point shows nothing
             axes.plot(xs, ys, color=colour, linewidth=1.8, label=curve.name, solid_capstyle="round", **shape)
         if mark:
-            axes.plot(*mark, marker="*", markersize=13, color=STAR, linestyle="none")
+            axes.plot(*mark, marker="*", markersize=13, color=STAR, linestyle="none", clip_on=False, zorder=3)
         _dress(axes, log, x, from_zero)
         if len(curves) > 1:
             figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.2)
@@ -110,7 +115,7 @@ def _dress(axes: plt.Axes, log: bool, x: str, from_zero: bool) -> None:
     elif from_zero:
         axes.set_ylim(bottom=0)
     low, high = axes.get_ylim()
-    wide = log and high > 20 * low
+    wide = log and high > 6 * low
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5, steps=STEPS))
     axes.grid(axis="y")
     axes.set_axisbelow(True)

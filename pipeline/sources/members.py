@@ -113,7 +113,7 @@ def zip_members(path: Path) -> Iterator[Member]:
         with _zip_breaches():
             archive = zipfile.ZipFile(file)
         for info in archive.infolist():
-            if info.is_dir() or _is_hidden(info.filename):
+            if info.filename.endswith("/") or _is_hidden(info.filename):
                 continue
             grown += info.file_size
             _check_growth(grown, most)

@@ -21,7 +21,7 @@ class ZippedFolder:
             self._zip = zipfile.ZipFile(path)
         except Exception as error:  # damaged bytes lead to anything
             raise UserError(f"{where}: no zip, or one that is cut off ({error}); fetch it again") from error
-        self._by_path = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
+        self._by_path = {info.filename: info for info in self._zip.infolist() if not info.filename.endswith("/")}
         self._by_name: dict[str, zipfile.ZipInfo | None] = {}
         for info in self._by_path.values():
             name = info.filename.rpartition("/")[2]

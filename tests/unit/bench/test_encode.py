@@ -15,7 +15,6 @@ def test_it_prints_one_json_object_and_leaves_nothing_behind(tmp_path, capsys, m
     result = json.loads(capsys.readouterr().out)
     for part in ("decoding", "encoder", "text", "writing", "latents", "whole"):
         assert result[f"{part}_per_second"] > 0
-    assert result["whole_per_second"] < result["latents_per_second"] <= result["encoder_per_second"] * 1.5
     assert 0 <= result["encoder_waits"] < 1 and result["images"] == 40 and result["workers"] == int(more[1])
     factor = 2 if "--vae-channels" in more else 8
     assert result["latent_shapes"] == [[4, px // factor, px // factor] for px in (32, 64)]

@@ -8,6 +8,7 @@ from pipeline.report import card as card_step
 from pipeline.report.page import NOTHING_FURTHER, run
 
 VOID = {"meta", "link", "img", "br"}
+APART = {"th", "td", "br", "dt", "dd", "p", "h2", "h3"}  # words around them are not one word
 
 
 class Page(HTMLParser):
@@ -21,6 +22,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
+        self.text += " " * (tag in APART)
         if tag not in VOID:
             self.open.append(tag)
 

@@ -4,12 +4,16 @@ import base64
 import io
 import json
 import math
+from types import SimpleNamespace
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pipeline.config.steps import Settings
 from pipeline.embedded.scenes import caption, draw_scene, render
+from pipeline.report.page import Further
 
+ASKED = {"score": 0.61, "tasks": {"single_object": 1.0, "color_attr": 0.22}, "images": 12, "self_test": 0.98}  # on the card
 SHARES = {"colour": 0.93, "shape": 0.81, "size": 0.88, "position": 0.97, "background": 0.995, "number": 0.98}
 STAGES = (
     ("low_masked", 32, 0.75, 64000, 900.0),
@@ -209,7 +213,9 @@ def write_guidance(file):
 
 def write_ablation(file):
     spread = {"fid": {"mean": 9.1, "std": 0.4, "values": []}, "clip_score": {"mean": 28.0, "std": None, "values": []}}
-    arms = {name: {"title": f"variant <{name}>", "mask_ratio": 0.75, "parameters": 1000, "images": 500, **spread} for name in "ab"}
+    arms = {
+        name: {"title": f"variant <{name}>", "mask_ratio": 0.75, "parameters": 1000, "images": 500, **spread} for name in "ab"
+    }
     claim = {"better": "a", "worse": "b", "paper": "9.1 < 12 <i>", "difference": 1.25, "interval": [0.5, 2.0], "verdict": "holds"}
     write(file, {"training_flops": 1e15, "seeds": [0, 1, 2], "device": "CPU", "arms": arms, "claims": [claim]})
     file.with_suffix(".png").write_bytes(picture(3))
@@ -229,3 +235,33 @@ def write_records(folder):
         record = {"step": step, "name": name, **times, "peak_memory_mb": 300, "imports": imports}
         write(folder / f"{step}-{name}.json", record)
     return folder
+
+
+def write_run(folder):
+    """Paths of all files that a report reads, and settings with a price."""
+    results = folder / "results"
+    evaluation = results / "eval" / STAGES[-1][0]
+    write_gallery(evaluation)
+    write_gallery(evaluation, 6, "failures.json")
+    (evaluation / "samples.png").write_bytes(picture(5))
+    return SimpleNamespace(
+        results=results,
+        settings=Settings(report={"title": "Scenes <1>", "dollars_per_hour": 0.1}),
+        card=write_evaluation(evaluation),
+        evaluation=evaluation,
+        stages=[write_stage(results / "train", i) for i in range(len(STAGES))],
+        manifests=[write_manifest(results / "manifests", i) for i in range(len(STAGES))],
+        records=write_records(results / "work" / "processes"),
+    )
+
+
+def write_everything(folder):
+    """A run with all that can be on a page, and hostile text in it; returns it with what goes to the page beside."""
+    finished = write_run(folder)
+    results = finished.results
+    write_grids(results)
+    add_scores(results)
+    write_geneval(finished.evaluation)
+    further = Further(write_benchmarks(results / "benchmarks"), write_guidance(results / "guidance.json"),
+                      write_ablation(results / "ablation.json"))  # fmt: skip
+    return finished, further

@@ -8,6 +8,7 @@ from pipeline.report.curves import History
 from pipeline.report.page import run
 from tests.unit.report.pages import Page, columns, table_below, written
 
+
 @pytest.fixture(scope="module")
 def nasty():
     return '<script>alert("1")</script>'
@@ -126,7 +127,14 @@ def test_curves_leave_out_what_was_not_measured(finished):
         lines = (file.parent / "metrics.jsonl").read_text().splitlines()
         assert sum('"loss": null' in line for line in lines) == 1 and sum("validation_loss" in line for line in lines) > 0
     titles = re.findall(r"<figure><h3>(.*?)</h3>", written(finished))
-    assert titles == ["Loss", "Loss on held-out samples", "Loss by noise level", "Learning rate", "Throughput"]
+    assert titles == [
+        "Loss",
+        "Loss on held-out samples",
+        "Held-out loss by noise level",
+        "Loss by noise level",
+        "Learning rate",
+        "Throughput",
+    ]
     histories = [History.read(file.parent, json.loads(file.read_text())) for file in finished.stages]
     x, y = histories[1].points("validation_loss")
     assert x == list(range(64000 + 6400, 64000 + 32001, 6400)) and len(y) == 5

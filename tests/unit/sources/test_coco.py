@@ -3,7 +3,7 @@ import tracemalloc
 import zipfile
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.embedded.scenes import write_coco
@@ -248,6 +248,7 @@ def test_compressions_without_a_bound_are_not_read(tmp_path, make, method):
 
 
 @given(places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6))
+@example(places=[(0.972889277136267, 0)])  # a member without a name
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_anywhere_in_a_zip_is_an_error_for_people(tmp_path, make, places):
     whole = bytearray(zip_bytes({f"{number}.jpg": make.jpeg(number) for number in range(3)}))
