@@ -16,7 +16,7 @@ Card = dict[str, Any]
 IMAGES = ("images", "ids_sha256", "px", "reference_preparation", "image_format")  # which images are compared, and how stored
 CAPTIONED = ("images", "captions_sha256", "px", "image_format")
 NETWORK = ("feature_network.identity", "feature_network.input_px")
-GENEVAL = tuple(f"geneval.{key}" for key in ("images", "prompts", "detector", "clip", "thresholds"))
+GENEVAL = tuple(f"geneval.{key}" for key in ("images", "prompts.sha256", "prompts.count", "detector", "clip", "thresholds"))
 WITH_FID = (*IMAGES, *NETWORK, "resize")
 # What must be the same for a score of two cards to be of one kind.
 DEPENDS_ON: dict[str, tuple[str, ...]] = {

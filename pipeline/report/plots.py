@@ -19,7 +19,7 @@ POINTS = 300  # a longer curve is averaged down to about so many points
 
 # matplotlib knows no CSS: it draws in these stand-ins, which the finished SVG replaces by variables.
 INK, FAINT, STAR = "#010203", "#010204", "#010209"
-LINES = ("#010205", "#010206", "#010207", "#010208", "#01020a", "#01020b")
+LINES = ("#010205", "#010206", "#010207", "#010208", "#01020a", "#01020b", "#01020c")
 VARIABLES = {
     INK: "var(--muted)",
     FAINT: "var(--line)",

@@ -27,7 +27,7 @@ def run(card: Path) -> None:
     console.print()
     if columns := [column for column in scales.accuracies(facts) if column.kind != "reconstructed"]:
         console.print(_accuracies(columns))
-    for line in [*_remarks(facts), *_files(card, facts)]:
+    for line in [*_geneval(facts), *_remarks(facts), *_files(card, facts)]:
         console.print(line, soft_wrap=True)
 
 
@@ -59,6 +59,15 @@ def _accuracies(columns: list[scales.Column]) -> Table:
     for attribute in scales.ATTRIBUTES:
         table.add_row(attribute, *(words.percent(column.shares[attribute]) for column in columns))
     return table
+
+
+def _geneval(card: Card) -> list[str]:
+    """Score and tasks, where the pictures were asked what they show."""
+    if not (found := card.get("geneval")):
+        return []
+    tasks = ", ".join(f"{name.replace('_', ' ')} {words.percent(share)}" for name, share in found["tasks"].items())
+    trust = "" if found["self_test"] is None else f"; the detector finds {words.percent(found['self_test'])} in real images"
+    return [f"GenEval: {words.score(found['score'])} on {found['images']:,} pictures ({tasks}{trust})", ""]
 
 
 def _remarks(card: Card) -> list[str]:

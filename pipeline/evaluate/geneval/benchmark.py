@@ -93,8 +93,8 @@ class Benchmark:
         return {
             "score": result["score"],
             "tasks": {task: row["accuracy"] for task, row in result["tasks"].items()},
-            "images": len(images),
             "self_test": tested["recall"],
+            **{name: result[name] for name in ("images", "prompts", "detector", "clip", "thresholds")},
         }
 
     def verdicts(self, images: Images) -> Iterator[Verdict]:

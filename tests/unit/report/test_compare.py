@@ -12,9 +12,10 @@ from pipeline.fingerprint import ROOT
 from pipeline.report import card as card_step
 from pipeline.report.compare import DEPENDS_ON, compare, made_differently, run
 
+ASKED = {"score": 0.46, "images": 80, "prompts": {"sha256": "a"}}
 FURTHER = {
     "fid_by_resize": {"clean": 8.314, "legacy_pytorch": 9.0}, "fid_infinity": 7.5, "precision": 0.9, "recall": 0.8,
-    "density": 1.1, "coverage": 0.95, "geneval": {"score": 0.46, "images": 80}, "cmmd": 0.05, "clip_fid": 3.0, "fd_dino": 120.0,
+    "density": 1.1, "coverage": 0.95, "geneval": ASKED, "cmmd": 0.05, "clip_fid": 3.0, "fd_dino": 120.0,
 }  # fmt: skip
 
 
@@ -76,6 +77,7 @@ CAPTIONED = {"clip_score", "accuracy.one_object.all", "accuracy.two_objects.all"
     ("px", 512, WITH_FID | BY_RESIZE | OTHERS | CAPTIONED | DRAWN),
     ("image_format", "jpeg", WITH_FID | BY_RESIZE | OTHERS | CAPTIONED | DRAWN),
     ("geneval.images", 2212, DRAWN),
+    ("geneval.prompts.sha256", "b", DRAWN),
     ("reference_preparation", "none", WITH_FID | BY_RESIZE | OTHERS),
     ("feature_network.identity", "0" * 64, WITH_FID | BY_RESIZE),
     ("feature_network.input_px", 299, WITH_FID | BY_RESIZE),

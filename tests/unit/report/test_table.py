@@ -52,6 +52,16 @@ def test_a_card_of_an_older_program_has_none_of_them(printed):
     assert not any(line.startswith(("CMMD", "precision", "FID legacy", "FID∞")) for line in printed())
 
 
+def test_geneval_stands_with_its_tasks_and_its_detector(printed, finished):
+    assert not any(line.startswith("GenEval") for line in printed())
+    card = json.loads(finished.card.read_text())
+    card["metrics"]["geneval"] = {"score": 0.464, "tasks": {"two_object": 0.5, "colors": 0.75}, "images": 2212, "self_test": 0.98}
+    finished.card.write_text(json.dumps(card))
+    card_step.run(finished.settings, finished.card, finished.stages, finished.records, finished.results / "fid_coco.json")
+    told = next(line for line in printed() if line.startswith("GenEval"))
+    assert "0.464 on 2,212 pictures (two object 50.0 %, colors 75.0 %; the detector finds 98.0 % in real images)" in told
+
+
 def test_accuracies_by_attribute(printed):
     lines = printed()
     assert "shape 81.0 % 52.0 % 100.0 % 99.0 %" in lines
