@@ -62,9 +62,7 @@ def write_plot(file: Path, result: Record) -> None:
         axes.scatter(arm["fid"]["values"], [place] * len(arm["fid"]["values"]), s=28, color=DOT, zorder=3)
     axes.set_yticks(range(len(arms)), [arm["title"] for arm in arms], color=INK)
     axes.invert_yaxis()
-    axes.set_xlabel(
-        f"FID (lower is better); dots are seeds, bars their means; {result['training_flops']:.3g} FLOPs each", color=INK
-    )
+    axes.set_xlabel("FID, lower is better; dots are seeds, bars their means", color=INK)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     with atomic(file) as temporary:
