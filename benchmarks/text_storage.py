@@ -14,6 +14,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,6 @@ def _stored(exact: Tensor, lengths: Tensor, padding: str, storage: str) -> Tenso
 @torch.no_grad()
 def _loss(trained: Trained, latents: tuple[Tensor, ...], text: Tensor, dropped: bool) -> float:
     """Mean over noise levels of the weighted EDM loss; the noise is the same every time."""
-    from dataclasses import replace
-
     config = replace(trained.config, drop_text_padding=dropped)
     network, edm, images = MicroDiT.from_state(config, trained.state).eval(), trained.edm, torch.stack(latents)
     noise = normals(0, "text storage", torch.arange(len(images)), images[0].numel()).float().view_as(images)

@@ -119,15 +119,18 @@ def _accuracies(tools: Tools, chosen: list[Real], made: Made) -> dict[str, Any]:
 
 
 def _show(out: Path, tools: Tools, chosen: list[Real], made: Made, clip_scores: np.ndarray) -> None:
+    def pairs(indices: list[int]) -> list[gallery.Pair]:
+        return [(made.samples[i], chosen[i].pixels(tools.px)) for i in indices]
+
+    def told(i: int) -> dict[str, Any]:
+        real = chosen[i]
+        return {"index": i, "key": real.key, "caption": real.caption, "clip_score": round(float(clip_scores[i]), 3)}
+
     worst = [int(i) for i in np.argsort(clip_scores, kind="stable")[: gallery.FAILURES]]
-    for name, indices in (("failures.json", worst), ("gallery.json", range(min(gallery.GALLERY_PAIRS, len(chosen))))):
-        pairs = [(made.samples[i], chosen[i].pixels(tools.px)) for i in indices]
-        names = [
-            {"index": i, "key": chosen[i].key, "caption": chosen[i].caption, "clip_score": round(float(clip_scores[i]), 3)}
-            for i in indices
-        ]
-        gallery.write_gallery(out / name, names, pairs)
-    gallery.write_grid(out / "samples.png", [real.caption for real in chosen[: len(pairs)]], pairs)
+    first = list(range(min(gallery.GALLERY_PAIRS, len(chosen))))
+    gallery.write_gallery(out / "failures.json", [told(i) for i in worst], pairs(worst))
+    gallery.write_gallery(out / "gallery.json", [told(i) for i in first], pairs(first))
+    gallery.write_grid(out / "samples.png", [chosen[i].caption for i in first], pairs(first))
 
 
 def _facts(

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from pipeline.artifacts import atomic
 from pipeline.config.steps import EvaluateSlice, Settings
@@ -24,6 +23,7 @@ from pipeline.engine.compiled import compile_blocks
 from pipeline.errors import UserError
 from pipeline.fingerprint import digest
 from pipeline.frozen.models import content, identity
+from pipeline.frozen.pixels import unsigned
 from pipeline.frozen.text import TextEncoder, load_text_encoder
 from pipeline.frozen.vae import Vae, load_vae
 from pipeline.model import MicroDiT
@@ -99,7 +99,7 @@ class Sampler:
                 network, z, text, self.edm, self.steps, self.guidance, network.encode_text,
                 method=self.method, interval=self.interval,
             )  # fmt: skip
-        return to_uint8(self.vae.decode(latents[: len(indices)]))
+        return unsigned(self.vae.decode(latents[: len(indices)]))
 
 
 def work_name(slice_: EvaluateSlice, weights_sha256: str, chosen: Sequence[Real]) -> str:
@@ -122,12 +122,7 @@ def reconstruct(vae: Vae, images: np.ndarray) -> np.ndarray:
     """Images [B, px, px, 3] uint8 through the autoencoder and back, by the mean of its posterior."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     side = images.shape[1] // vae.factor
-    return to_uint8(vae.decode(vae.encode(pixels, torch.zeros(len(images), vae.channels, side, side))))
-
-
-def to_uint8(images: Tensor) -> np.ndarray:
-    """[B, 3, H, W] in [0, 1] to [B, H, W, 3] uint8."""
-    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    return unsigned(vae.decode(vae.encode(pixels, torch.zeros(len(images), vae.channels, side, side))))
 
 
 class Part(NamedTuple):

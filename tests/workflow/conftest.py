@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from pipeline.fingerprint import ROOT
 
@@ -59,10 +60,17 @@ class Project:
 
     def copy(self, folder: Path) -> "Project":
         """With times kept, so that Snakemake takes it as it is."""
-        shutil.copytree(self.folder, folder, symlinks=True)
-        other = object.__new__(Project)
-        other.folder = folder
-        return other
+        temporary = folder.with_name(f".{folder.name}")
+        shutil.copytree(self.folder, temporary, symlinks=True)
+        temporary.rename(folder)
+        return Project.at(folder)
+
+    @classmethod
+    def at(cls, folder: Path) -> "Project":
+        """One that is there."""
+        project = object.__new__(cls)
+        project.folder = folder
+        return project
 
 
 @pytest.fixture(scope="session")
@@ -79,11 +87,19 @@ def project(tmp_path):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A project whose small run has ended. Do not change it: `clone` gives a copy."""
-    project = Project(tmp_path_factory.mktemp("finished") / "project")
-    done = project.snakemake()
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return project
+    """A project whose small run has ended. Do not change it: `clone` gives a copy.
+
+    It is run once for all of pytest's processes, and each has a copy: Snakemake locks the folder it works in.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(shared / "finished.lock"):
+        if not (shared / "finished").is_dir():
+            project = Project(tmp_path_factory.mktemp("running") / "project")
+            done = project.snakemake()
+            assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+            project.copy(shared / "finished")
+    return Project.at(shared / "finished").copy(tmp_path_factory.mktemp("finished") / "project")
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ BELOW = {"evaluate": 1, "card": 1, "model": 1, "report": 1}
         ("stages: {low_masked: {mask_ratio: 0.5}}", {"train": 4, **BELOW}),
         ("evaluation: {guidance: 4.5}", BELOW),
         ("runtime: {sample_batch: 7, log_every_images: 32, captioner_mb: 9000}", {}),
+        ("evaluation: {curve: {steps: 3}}", {}),
+        ("evaluation: {curve: {images: 0}}", {"train": 4, **BELOW}),
         ("report: {title: Other}", {"report": 1}),
         ("report: {dollars_per_hour: 3.0}", {"card": 1, "model": 1, "report": 1}),
         ("sources: {scenes_synthetic: {role: real}}", {"manifest": 4, "train": 4, **BELOW}),

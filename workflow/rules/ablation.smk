@@ -11,9 +11,12 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-rule train_arm:
+use rule train as train_arm with:
     input:
         manifest=lambda wildcards: f"results/manifests/{CONFIG.arms[wildcards.arm].stage}.json",
+        parent=[],
+        evaluation_images=[],
+        evaluation_captions=[],
     output:
         summary="results/ablation/{arm}-{seed}/summary.json",
         ema="results/ablation/{arm}-{seed}/ema.safetensors",
@@ -22,21 +25,9 @@ rule train_arm:
         "results/logs/ablation/{arm}-{seed}.log",
     benchmark:
         "results/benchmarks/ablation/{arm}-{seed}.tsv"
-    conda:
-        "../../envs/pipeline.yaml"
-    threads: 64
-    resources:
-        mem_mb=8000,
-        gpu=CONFIG.runtime.gpus,
-        launch=launcher(),
-        runtime=10080,
     params:
-        settings=RUN_RECORD,
         config=step_config("train-arm", "arm", "seed"),
-    shell:
-        "{resources.launch} -m pipeline train --config {params.config:q} --settings {params.settings} --manifest {input.manifest:q}"
-        " --deadline-minutes {resources.runtime} --work results/work/ablation/{wildcards.arm}-{wildcards.seed}"
-        " --out results/ablation/{wildcards.arm}-{wildcards.seed} 2>&1 | tee {log:q}"
+        work=lambda wildcards: f"results/work/ablation/{wildcards.arm}-{wildcards.seed}",
 
 
 use rule evaluate as evaluate_arm with:

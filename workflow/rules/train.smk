@@ -74,8 +74,9 @@ rule train:
         parent=parent_option,
         evaluation_images=lambda wildcards, input: [f"--evaluation-images={file}" for file in input.evaluation_images],
         evaluation_captions=lambda wildcards, input: [f"--evaluation-captions={file}" for file in input.evaluation_captions],
+        work=lambda wildcards: f"results/work/train/{wildcards.stage}",
+        out=lambda wildcards, output: os.path.dirname(output.summary),
     shell:
         "{resources.launch} -m pipeline train --config {params.config:q} --settings {params.settings} --manifest {input.manifest:q}"
         " --deadline-minutes {resources.runtime} {params.parent:q} {params.evaluation_images:q}"
-        " {params.evaluation_captions:q} --work results/work/train/{wildcards.stage}"
-        " --out results/train/{wildcards.stage} 2>&1 | tee {log:q}"
+        " {params.evaluation_captions:q} --work {params.work:q} --out {params.out:q} 2>&1 | tee {log:q}"
