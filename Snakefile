@@ -16,6 +16,9 @@ min_version("9.27")
 configfile: "config.yaml"
 
 
+container: "shoestring.sif"  # only by `--sdm apptainer`; docs/how-to/containers.md
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/embedded.smk"
 include: "workflow/rules/sources.smk"
@@ -31,6 +34,8 @@ report: "workflow/report/workflow.rst"
 
 
 onstart:
+    be_the_only_driver()
+    plan_the_run()
     write_run_record()
 
 

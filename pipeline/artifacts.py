@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.fingerprint import canonical_json
 
 BLOCK_ROWS = 256  # rows of a record batch: one sequential read
+RECORD = {"path": str, "rows": int, "bytes": int, "sha256": str}  # of a file, in a sidecar
+MEND = "`python -m pipeline verify --repair` sets aside what is damaged"
 
 LEDGER = pa.schema(
     [
@@ -161,7 +164,7 @@ def read_json(path: Path) -> Any:
     """Raises: UserError naming the file if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable JSON ({error})") from error
 
 
@@ -181,13 +184,42 @@ class Sidecar:
     info: dict[str, Any]
 
     def file(self, name: str) -> Path:
-        return Path(os.path.normpath(self.path.parent / self.files[name]["path"]))
+        return Path(os.path.normpath(self.path.parent / self._record(name)["path"]))
 
     def rows(self, name: str) -> int:
-        return self.files[name]["rows"]
+        return self._record(name)["rows"]
 
     def sha256(self, name: str) -> str:
-        return self.files[name]["sha256"]
+        return self._record(name)["sha256"]
+
+    def checked(self, name: str) -> Path:
+        """The file, for those who read it whole. Raises: UserError if its content is not what was written."""
+        file = self.file(name)
+        check_content(file, self.sha256(name), self.path)
+        return file
+
+    def table(self, name: str, columns: list[str]) -> pa.Table:
+        """Columns of a Parquet file. Raises: UserError if its content is not what was written."""
+        file = self.checked(name)
+        try:
+            return pq.read_table(file, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{file}: not a readable Parquet file ({error}); {MEND}") from error
+
+    def _record(self, name: str) -> dict[str, Any]:
+        if name not in self.files:
+            raise UserError(f"{self.path}: names no file '{name}'; delete it and run again")
+        return self.files[name]
+
+
+def check_content(file: Path, sha256: str, origin: Path) -> None:
+    """Raises: UserError if the file is not the one of this hash, which `origin` gives."""
+    try:
+        found = sha256_file(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error}); {MEND}") from error
+    if found != sha256:
+        raise UserError(f"{file}: content differs from the sha256 in {origin}; {MEND}")
 
 
 def write_sidecar(path: Path, kind: str, files: dict[str, tuple[Path, int]], info: dict[str, Any]) -> Sidecar:
@@ -209,35 +241,27 @@ def read_sidecar(path: Path, kind: str) -> Sidecar:
     value = read_json(path)
     if not isinstance(value, dict) or value.get("kind") != kind:
         raise UserError(f"{path}: not a sidecar of kind '{kind}'")
+    if not _is_whole(value):
+        raise UserError(f"{path}: damaged, a record of a file is none; delete it and run again")
     sidecar = Sidecar(path, kind, value["files"], value["info"])
     for name, record in sidecar.files.items():
         file = sidecar.file(name)
-        if not file.exists() or file.stat().st_size != record["bytes"]:
+        if _size(file) != record["bytes"]:
             raise UserError(f"{file}: missing or changed since {path} was written; delete {path} and run again")
     return sidecar
 
 
-def verify(folder: Path) -> Iterator[str]:
-    """Hash every file that a sidecar or manifest under `folder` names. Yields one line a fault.
-
-    Raises: UserError if there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; nothing was verified")
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            yield f"{path}: not JSON ({error})"
-            continue
-        if isinstance(value, dict) and isinstance(value.get("files"), dict) and "kind" in value:
-            yield from _faults(Sidecar(path, value["kind"], value["files"], value.get("info", {})))
+def _is_whole(value: dict[str, Any]) -> bool:
+    files, info = value.get("files"), value.get("info")
+    if not isinstance(files, dict) or not isinstance(info, dict):
+        return False
+    records = [record if isinstance(record, dict) else {} for record in files.values()]
+    return all(isinstance(record.get(key), kind) for record in records for key, kind in RECORD.items())
 
 
-def _faults(sidecar: Sidecar) -> Iterator[str]:
-    for name, record in sidecar.files.items():
-        file = sidecar.file(name)
-        if not file.exists():
-            yield f"{file}: missing, {sidecar.path} names it"
-        elif sha256_file(file) != record["sha256"]:
-            yield f"{file}: content differs from the sha256 in {sidecar.path}"
+def _size(file: Path) -> int | None:
+    """In bytes, None if it is not there."""
+    try:
+        return file.stat().st_size
+    except (OSError, ValueError):  # a name may have any letters
+        return None

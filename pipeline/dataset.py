@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts import BLOCK_ROWS, BUCKET, BUCKETED_INDEX, INDEX, read_json, read_sidecar
+from pipeline.artifacts import BLOCK_ROWS, BUCKET, BUCKETED_INDEX, INDEX, check_content, read_json, read_sidecar
 from pipeline.errors import UserError
 from pipeline.fingerprint import digest
 
@@ -73,7 +73,9 @@ class ArrowShard:
     def keys(self) -> list[str]:
         """Names of the rows; nothing else of the file is read."""
         with _readable(self.path):
-            return pa.ipc.open_file(self._source, options=KEYS).read_all()["key"].to_pylist()
+            keys = pa.ipc.open_file(self._source, options=KEYS).read_all()["key"]
+            keys.validate(full=True)
+            return keys.to_pylist()
 
     @property
     def row_buckets(self) -> np.ndarray:
@@ -234,12 +236,17 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises: UserError if it is missing, no manifest, or its index is missing or of another size."""
+        """Raises: UserError if it is missing, no manifest or damaged, or its index is missing or of another size."""
         sidecar = read_sidecar(path, "manifest")
         value = read_json(path)
         if missing := {"sources", "text_padding"} - set(value):
             raise UserError(f"{path}: has no {', '.join(sorted(missing))}; an older program wrote it, delete it and run again")
-        return cls(sidecar.path, value)
+        try:
+            manifest = cls(sidecar.path, value)
+            _check_types(manifest)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: damaged ({type(error).__name__}: {error}); delete it and run again") from error
+        return manifest
 
     def latents(self, shard: int, reading: Reading = "mapped") -> ArrowShard:
         """Rows [C, h, w], float16."""
@@ -252,12 +259,12 @@ class Manifest:
     @cached_property
     def index(self) -> Index:
         """The samples to train on."""
-        return Index.read(self._file(self.value["files"]["index"]))
+        return Index.read(self._checked("index"))
 
     @cached_property
     def validation(self) -> Index:
         """The samples held out, of which there may be none."""
-        return Index.read(self._file(self.value["files"]["validation"]))
+        return Index.read(self._checked("validation"))
 
     @property
     def samples_digest(self) -> str:
@@ -265,5 +272,21 @@ class Manifest:
         content = [[shard["latents"]["sha256"], shard["text"]["sha256"]] for shard in self.shards]
         return digest({"shards": content, "index": self.value["files"]["index"]["sha256"]})
 
+    def _checked(self, name: str) -> Path:
+        record = self.value["files"][name]
+        check_content(file := self._file(record), record["sha256"], self.path)
+        return file
+
     def _file(self, record: dict[str, Any]) -> Path:
         return Path(os.path.normpath(self.path.parent / record["path"]))
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raises TypeError or KeyError where a number or a record is none."""
+    numbers = [manifest.px, manifest.samples, *manifest.latent_shape, *manifest.text_shape]
+    numbers += [end for ends in manifest.sources.values() for end in ends]
+    records = [shard[kind] for shard in manifest.shards for kind in ("latents", "text")]
+    records += [manifest.value["files"][name] for name in ("index", "validation")]
+    texts = [manifest.stage, *(record[key] for record in records for key in ("path", "sha256"))]
+    if not all(isinstance(number, int) for number in numbers) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("a number or a record of a file is none")

@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 # Configuration and plumbing change often without changing what a step computes.
-LEFT_OUT = {"pipeline", "pipeline.runtime", "pipeline.errors", "pipeline.fingerprint"}
+LEFT_OUT = {"pipeline", "pipeline.runtime", "pipeline.lock", "pipeline.errors", "pipeline.fingerprint"}
 
 
 def canonical_json(value: Any) -> str:
@@ -46,7 +46,7 @@ def code_fingerprint(module: str) -> str:
     Comments, docstrings and formatting do not count: a rule given this as a param reruns when what the code does may
     have changed, and at no other time.
     """
-    trees = {name: _stripped(path) for name, path in sorted(_closure(module).items())}
+    trees = {name: _stripped(path.read_text(encoding="utf-8")) for name, path in sorted(_closure(module).items())}
     return digest(trees)
 
 
@@ -68,18 +68,25 @@ def _file(module: str) -> Path:
 
 def _imports(path: Path, module: str) -> set[str]:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = _imported(path.read_text(encoding="utf-8"), package)
+    return {name for name in names if name.split(".")[0] == "pipeline" and _file(name).exists()}
+
+
+@cache  # steps share most of their modules
+def _imported(text: str, package: str) -> frozenset[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.split(".")[0] == "pipeline" and _file(name).exists()}
+    return frozenset(names)
 
 
-def _stripped(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def _stripped(text: str) -> str:
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):

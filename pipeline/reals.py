@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.artifacts import read_sidecar
@@ -72,8 +71,8 @@ def _natural(key: str) -> list[Any]:
 
 
 def _read_shard(images: Path, captions: Path) -> Iterator[Real]:
-    tar = read_sidecar(images, "images").file("images")
-    texts = pq.read_table(read_sidecar(captions, "captions").file("captions"), columns=["key", "caption"]).to_pylist()
+    tar = read_sidecar(images, "images").checked("images")
+    texts = read_sidecar(captions, "captions").table("captions", ["key", "caption"]).to_pylist()
     samples = list(_samples(tar))
     firsts = [next(rows) for _, rows in itertools.groupby(texts, key=lambda row: row["key"])]
     if [meta["key"] for meta, _ in samples] != [row["key"] for row in firsts]:

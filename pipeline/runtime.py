@@ -1,6 +1,5 @@
 """Where and how a step runs: device, progress, signals, and the record of what a process cost."""
 
-import json
 import os
 import resource
 import signal
@@ -15,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import psutil
 from tqdm import tqdm
 
+from pipeline.artifacts import write_json
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,6 +86,12 @@ def progress(what: str, total: int, unit: str = "images", initial: int = 0, show
         yield bar
 
 
+def minutes_left(minutes: float | None) -> float | None:
+    """Of the time given to this process. A job's clock runs also while its process starts, and waits for another one."""
+    age = max(0.0, time.time() - psutil.Process().create_time())
+    return None if minutes is None else minutes - age / 60
+
+
 class StopRequest:
     """Set by SIGTERM, SIGUSR1, SIGINT or a deadline; a long step asks `reason()` where it can stop and save.
 
@@ -115,7 +121,8 @@ def process_record(step: str, name: str, folder: Path) -> Iterator[None]:
 
     Of several processes that do one step together only the first does.
     """
-    started = psutil.Process().create_time()
+    started, begun = psutil.Process().create_time(), time.monotonic()
+    age = max(0.0, time.time() - started)  # from here on without the wall clock, which somebody may set
     yield
     if os.environ.get("RANK", "0") != "0":
         return
@@ -123,9 +130,8 @@ def process_record(step: str, name: str, folder: Path) -> Iterator[None]:
         "step": step,
         "name": name,
         "started": round(started, 1),
-        "seconds": round(time.time() - started, 2),
+        "seconds": round(age + time.monotonic() - begun, 2),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "imports": [m for m in ("torch", "diffusers", "transformers") if m in sys.modules],
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{step}-{name.replace('/', '-')}.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    write_json(folder / f"{step}-{name.replace('/', '-')}.json", record)

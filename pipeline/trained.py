@@ -47,6 +47,8 @@ class Trained:
             state = load_file(file)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file}: not readable ({error}); train that stage again") from error
+        if config.depth + config.mixer_depth > len(state):  # a damaged number may be a very large one
+            raise UserError(f"{file}: fewer tensors than the model in summary.json has blocks; train that stage again")
         shapes, layout = {name: tuple(tensor.shape) for name, tensor in state.items()}, state_layout(config)
         for name in sorted(name for name in shapes.keys() | layout if shapes.get(name) != layout.get(name)):
             raise UserError(

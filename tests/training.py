@@ -144,6 +144,7 @@ def slice_of():
 
 PRELOADED = ["pipeline.train.stage", "pipeline.__main__", "tests.training"]
 PRELOADED += ["diffusers.models.autoencoders.autoencoder_kl"]
+PRELOADED += ["pandas", "pipeline.frozen.vae"]  # pyarrow looks for pandas when it makes its first array
 
 
 def make_vae(folder):

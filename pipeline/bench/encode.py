@@ -141,7 +141,7 @@ def draw_shard(folder: Path, count: int, side: int) -> Shard:
     tar = folder / "00000.tar"
     with tarfile.open(tar, "w") as archive:
         for key in keys:
-            for suffix, data in (("jpg", _jpeg(int(key), side)), ("json", json.dumps({"key": key}).encode())):
+            for suffix, data in (("jpg", jpeg(int(key), side)), ("json", json.dumps({"key": key}).encode())):
                 member = tarfile.TarInfo(f"{key}.{suffix}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
@@ -150,7 +150,8 @@ def draw_shard(folder: Path, count: int, side: int) -> Shard:
     return Shard(write_sidecar(folder / "00000.json", "images", {"images": (tar, count)}, {}), keys, captions)
 
 
-def _jpeg(number: int, side: int) -> bytes:
+def jpeg(number: int, side: int) -> bytes:
+    """A picture of its own for every number."""
     random = np.random.default_rng(number)
     coarse = Image.fromarray(random.integers(0, 256, (12, 12, 3), np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
     grainy = np.asarray(coarse, np.int16) + random.integers(-12, 13, (side, side, 1), np.int16)

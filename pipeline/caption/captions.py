@@ -81,7 +81,7 @@ def _written_row(key: str, caption: Written, captioner: str | None) -> Row:
 
 def _given(shard: Sidecar, all_captions: bool) -> Iterator[tuple[str, list[str]]]:
     """Key and captions of every image, read from the key.json members: the first caption alone, or all that differ."""
-    file, count = shard.file("images"), 0
+    file, count = shard.checked("images"), 0
     with tarfile.open(file) as tar:
         for member in tar:
             if member.name.endswith(".json"):

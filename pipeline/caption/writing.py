@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.frozen.captioner import Captioner
 
 Picture = tuple[str, Image.Image]  # key and RGB image
+STORED = ("JPEG", "PNG")  # what a shard holds
 BATCHES_AHEAD = 2  # decoded while the model writes
 
 
@@ -91,8 +92,10 @@ def _pictures(tar: Path, keys: Collection[str]) -> Iterator[Picture]:
 
 def _decode(data: bytes, tar: Path, key: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except OSError as error:
+        return Image.open(io.BytesIO(data), formats=STORED).convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever damaged bytes lead to
         raise UserError(f"{tar}: image '{key}' does not decode ({error}); the shard is damaged, collect it again") from error
 
 

@@ -1,5 +1,6 @@
 """The command line itself: options that several sub-commands have, and how it ends."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,16 +31,32 @@ SamplerOption = Annotated[str, typer.Option(help="heun, dpmpp_2m or euler")]
 WithFrozen = Annotated[bool, typer.Option("--with-frozen", help="copy frozen models of the hub into the folder: gigabytes")]
 RECORDS = Path("results/work/processes")
 REFERENCE = Path("results/work/reference")
+# What torch and Python say where they have no exception of its own for it.
+NO_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory", "can't start new thread")
+LESS = "lower the step's batch or workers under `runtime`, or give it more memory; the same command goes on"
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # of the machine, not of this program, whichever file it is
 
 
 def main() -> int:
-    """Run the command line. A user's mistake is one line on stderr and exit code 1."""
+    """Run the command line. A user's mistake, a full disk and too little memory are one line on stderr and exit code 1."""
     try:
-        app(standalone_mode=False)
+        return app(standalone_mode=False) or 0  # an exit code after Ctrl-C, else nothing
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except ClickException as error:
         print(f"error: {error.format_message()}", file=sys.stderr)
         return 2
-    return 0
+    except (MemoryError, RuntimeError, ValueError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        print(f"error: out of memory ({' '.join(str(error).split())[:200] or 'of this machine'}); {LESS}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = error.filename or Path.cwd()
+        print(
+            f"error: {where}: cannot be written ({error.strerror}); make room or fix permissions and run again", file=sys.stderr
+        )
+        return 1

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import RECORDS, ConfigOption, DownloadsOption, OutOption, Paths, SettingsOption, Shard, app
+from pipeline.cli.app import ConfigOption, DownloadsOption, OutOption, Paths, SettingsOption, Shard, app
+from pipeline.cli.job import job
 from pipeline.config import steps as slices
-from pipeline.runtime import process_record
 
 PANEL = "Steps of the workflow: data"
 
@@ -18,7 +18,7 @@ def table(config: ConfigOption, downloads: DownloadsOption, out: OutOption, sett
     from pipeline.sources.table import run
 
     slice_ = slices.TableSlice.parse(config)
-    with process_record("table", slice_.name, RECORDS):
+    with job("table", slice_.name, out):
         run(slice_, slices.Settings.read(settings), downloads, out)
 
 
@@ -35,7 +35,7 @@ def collect(
     from pipeline.sources.collect import run
 
     slice_ = slices.CollectSlice.parse(config)
-    with process_record("collect", f"{slice_.name}-{shard:05d}", RECORDS):
+    with job("collect", f"{slice_.name}-{shard:05d}", out):
         run(slice_, slices.Settings.read(settings), shard, table, downloads, out)
 
 
@@ -50,8 +50,9 @@ def caption(
     """Captions for every image of a shard: kept, filled in, or written by the captioner."""
     from pipeline.caption.captions import run
 
-    with process_record("caption", _name(out), RECORDS):
-        run(slices.CaptionSlice.parse(config), slices.Settings.read(settings), images, work, out)
+    slice_, given = slices.CaptionSlice.parse(config), slices.Settings.read(settings)
+    with job("caption", _name(out), out, "cpu" if slice_.mode == "keep" else given.runtime.device):
+        run(slice_, given, images, work, out)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -67,8 +68,9 @@ def encode(
     """VAE latents at every resolution and text embeddings of a shard. What is already there is kept."""
     from pipeline.encode.encode import run
 
-    with process_record("encode", _name(out), RECORDS):
-        run(slices.EncodeSlice.parse(config), slices.Settings.read(settings), images, captions, latents, text, out)
+    slice_, given = slices.EncodeSlice.parse(config), slices.Settings.read(settings)
+    with job("encode", _name(out), out, given.runtime.device):
+        run(slice_, given, images, captions, latents, text, out)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -77,7 +79,7 @@ def manifest(config: ConfigOption, encoded: Paths, evaluation: Paths, evaluation
     from pipeline.manifest.build import run
 
     slice_ = slices.ManifestSlice.parse(config)
-    with process_record("manifest", slice_.stage, RECORDS):
+    with job("manifest", slice_.stage, out):
         run(slice_, encoded, evaluation, evaluation_captions, out)
 
 

@@ -15,12 +15,22 @@ PANEL = "Around a run"
 @app.command(rich_help_panel=PANEL)
 def plan(
     configfile: Annotated[list[Path], typer.Option(help="YAML files laid over config.yaml, each over the one before")] = [],  # noqa: B006
+    jobs: Annotated[int | None, typer.Option(min=1, help="jobs side by side; unless given the profile's, or a core each")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs in all; unless given the profile's, or runtime.gpus")] = None,
+    profile: Annotated[Path | None, typer.Option(help="profile of the run, such as workflow/profiles/slurm")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="measure this machine first, for about a minute")] = False,
     json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
-    """What a run fetches, keeps, takes and costs, before it is started. Needs no network."""
+    """What a run fetches, keeps, takes and costs, before it is started, and what of it is done. Needs no network."""
+    from pipeline.plan.rules import side
     from pipeline.plan.table import run
 
-    run(load("config.yaml", *configfile), json)
+    chosen = load("config.yaml", *configfile)
+    if measure:
+        from pipeline.bench.plan import run as measured
+
+        measured(chosen)
+    run(chosen, side(chosen, jobs, gpus, profile), json)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -44,16 +54,25 @@ def compare(
 
 
 @app.command(rich_help_panel=PANEL)
-def verify(folder: Annotated[Path, typer.Argument(help="folder of artifacts")] = Path("results")) -> None:
-    """Hash every artifact and compare with what its sidecar says."""
-    from pipeline.artifacts import verify as faults
+def verify(
+    folder: Annotated[Path, typer.Argument(help="folder of artifacts")] = Path("results"),
+    repair: Annotated[bool, typer.Option("--repair", help="set aside what is damaged, so that it is made again")] = False,
+) -> None:
+    """Hash every artifact and compare with what was written; name what is damaged."""
+    from pipeline.verify.command import run
 
-    found = list(faults(folder))
-    for fault in found:
-        print(fault)
-    if found:
-        raise UserError(f"{folder}: {len(found)} faults; delete the named sidecars and run again")
-    print(f"{folder}: every file is as it was written")
+    run(folder, repair)
+
+
+@app.command(rich_help_panel=PANEL)
+def status(
+    configfile: Annotated[list[Path], typer.Option(help="the overlays of the run, as Snakemake is given them")] = [],  # noqa: B006
+    json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Where a run stands: what is done, what would run again and why, what runs now, what failed. Asks Snakemake."""
+    from pipeline.status.command import run
+
+    run(configfile, json)
 
 
 @app.command("take-down", rich_help_panel=PANEL)

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.app import RECORDS, REFERENCE, ConfigOption, EvaluationSidecars, OutOption, Paths, SettingsOption, app
+from pipeline.cli.job import job
 from pipeline.config import steps as slices
 from pipeline.config.evaluation import Ablation
-from pipeline.runtime import process_record
+from pipeline.runtime import minutes_left
 
 PANEL = "Steps of the workflow: training, evaluation, report"
 
@@ -30,8 +31,9 @@ def train(
     from pipeline.train.stage import run
 
     slice_, evaluation = slices.TrainSlice.parse(config), EvaluationSet(evaluation_images or (), evaluation_captions or ())
-    with process_record("train", out.name, RECORDS):
-        run(slice_, slices.Settings.read(settings), manifest, parent, work, out, deadline_minutes, evaluation)
+    given = slices.Settings.read(settings)
+    with job("train", out.name, out, given.runtime.device):
+        run(slice_, given, manifest, parent, work, out, minutes_left(deadline_minutes), evaluation)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -45,13 +47,15 @@ def sample(
     out: OutOption,
     settings: SettingsOption = None,
 ) -> None:
-    """One job's share of the samples that `evaluate` scores, which then draws none. OUT is a JSON of their hashes."""
+    """One job's share of the pictures that `evaluate` looks at, which then draws none. OUT is a JSON of their hashes."""
     from pipeline.evaluate.sample import Part
     from pipeline.evaluate.share import run
 
     share, slice_ = Part.parse(part), slices.EvaluateSlice.parse(config)
-    with process_record("sample", f"{weights.name}-{slice_.evaluation.guidance}-{out.stem}", RECORDS):
-        run(slice_, slices.Settings.read(settings), images, captions, weights, share, work, out)
+    given = slices.Settings.read(settings)
+    drawn = f"{slice_.evaluation.weights}-{slice_.evaluation.guidance}"
+    with job("sample", f"{weights.name}-{drawn}-{out.stem}", out, given.runtime.device):
+        run(slice_, given, images, captions, weights, share, work, out)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -69,8 +73,9 @@ def evaluate(
     from pipeline.evaluate.evaluate import run
 
     name = out.name if out.name == weights.name else f"{weights.name}-{out.name}"
-    with process_record("evaluate", name, RECORDS):
-        run(slices.EvaluateSlice.parse(config), slices.Settings.read(settings), images, captions, weights, work, out, reference)
+    slice_, given = slices.EvaluateSlice.parse(config), slices.Settings.read(settings)
+    with job("evaluate", name, out, given.runtime.device):
+        run(slice_, given, images, captions, weights, work, out, reference)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -121,9 +126,10 @@ def report(
     benchmarks: Annotated[Path | None, typer.Option(help="folder of Snakemake's benchmarks")] = None,
     guidance: Annotated[Path | None, typer.Option(help="the guidance sweep, for a section of its own")] = None,
     ablation: Annotated[Path | None, typer.Option(help="the ablation, for a section of its own")] = None,
+    plan: Annotated[Path | None, typer.Option(help="the plan that the run was started with; not there: none is shown")] = None,
 ) -> None:
     """One self-contained HTML page of the run."""
     from pipeline.report.page import Further, run
 
-    further = Further(benchmarks, guidance, ablation)
+    further = Further(benchmarks, guidance, ablation, plan)
     run(slices.Settings.read(settings), card, manifests, stages, evaluation, out, further)

@@ -70,6 +70,11 @@ class Evaluation(Section):
     sampler: Sampler = result(Sampler(), "how images are drawn", neutral=True)
     steps: int = result(30, "sampling steps", ge=2)
     guidance: float = result(5.0, "classifier-free guidance scale; 1 is none", ge=0)
+    weights: Literal["ema", "best"] = result(
+        "ema",
+        "averaged weights at a stage's end, or `best`: those of the lowest FID of its curve, also for the model folder",
+        neutral=True,
+    )
     guidance_sweep: list[Guidance] = result([], "scales to evaluate the last stage at, each whole; empty: none", neutral=True)
     seed: int = result(0, "seed of the initial noise", ge=0)
     untrained_images: int = result(0, "images of the untrained model for the ceiling, at most one a caption; 0: none", ge=0)

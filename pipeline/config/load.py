@@ -1,5 +1,6 @@
 """Reading and validating YAML files, with errors for people."""
 
+import reprlib
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -21,8 +22,10 @@ def load(*files: str | Path) -> Config:
     for file in files:
         try:
             layer = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:  # a date that is none is a ValueError
             raise UserError(f"{file}: {' '.join(str(error).split())}") from error
+        except RecursionError as error:
+            raise UserError(f"{file}: brackets within brackets, too deep to be read") from error
         if not isinstance(layer, dict):
             raise UserError(f"{file}: must hold keys and values, found {type(layer).__name__}")
         merged = _overlay(merged, layer)
@@ -63,7 +66,7 @@ def _explain(error: Any, values: dict[str, Any]) -> str:
     if kind.startswith("union_tag"):
         given = error["input"].get("kind") if isinstance(error["input"], dict) else error["input"]
         return f"{key}.kind: '{given}' is not one of {', '.join(KINDS)}{nearest(str(given), KINDS).split(' (')[0]}"
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, found {error['input']!r}"
+    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, found {reprlib.repr(error['input'])}"
 
 
 def _fields(path: list[str], values: dict[str, Any]) -> list[str]:

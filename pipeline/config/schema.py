@@ -218,7 +218,10 @@ class Downloads(Section):
 class Runtime(Section):
     """How to run. Nothing here changes a result."""
 
-    gpus: int = runtime(0, "GPUs a training job takes; inference jobs take one of them; 0: none, as on a laptop", ge=0)
+    gpus: int = runtime(
+        0, "GPUs a training job takes on each of its nodes; inference jobs take one of them; 0: none, as on a laptop", ge=0
+    )
+    nodes: int = runtime(1, "machines that a training job takes; above 1 it is a job of SLURM", ge=1)
     device: Literal["auto", "cpu", "cuda", "mps"] = runtime("auto", "where to compute")
     precision: Literal["auto", "float32", "bfloat16"] = runtime("auto", "autocast of training; auto: bfloat16 on CUDA")
     downloads: Downloads = runtime(Downloads(), "how files are fetched")
@@ -235,6 +238,7 @@ class Runtime(Section):
     sample_shards: int = runtime(1, "jobs that share the drawing of samples; 1: the evaluation draws them itself", ge=1)
     parallel: Literal["ddp", "fsdp"] = runtime("ddp", "processes keep whole copies of the weights, or `fsdp`: shards of them")
     microbatch: int | Literal["auto"] = runtime("auto", "images a forward pass of training; auto: as many as fit")
+    check_disk: bool = runtime(True, "start no run for which the disk has no room, by the count of `python -m pipeline plan`")
     compile: Literal["auto", "on", "off"] = runtime("auto", "compile the blocks of the network; auto: on CUDA")
     data_reading: Literal["mapped", "read"] = runtime(
         "mapped", "training data from local disks by memory maps; `read` whole blocks into memory from network file systems"
@@ -265,15 +269,23 @@ class Report(Section):
 
 
 class Plan(Section):
-    """What `python -m pipeline plan` reckons with. Measure your own: `python -m pipeline bench`, and the logs of a small run."""
+    """What `python -m pipeline plan` reckons with. Null means the number of `device`; what you set counts instead of it."""
 
-    peak_tflops: float = report(989.0, "peak of one GPU in training; an H100's in bfloat16", gt=0)
-    train_share: float = report(0.185, "share of the peak that training reaches; the paper's run reached 18.5 %", gt=0, le=1)
-    captions_per_second: float = report(20.0, "images that one GPU captions a second", gt=0)
-    encodes_per_second: float = report(
-        500.0, "images of 256 px that one GPU turns into latents a second; other sizes by their pixels", gt=0
+    device: Literal["auto", "cpu_2_cores", "h100_paper"] = report(
+        "auto",
+        "whose speeds to reckon with; `auto`: what `python -m pipeline plan --measure` found for this configuration, else those "
+        "of two CPU cores where runtime.gpus is 0, and those of the paper's run where it is not",
     )
-    texts_per_second: float = report(5000.0, "captions that one GPU embeds a second", gt=0)
+    peak_tflops: float | None = report(None, "peak of one device in training", gt=0)
+    train_share: float | None = report(None, "share of the peak that training reaches", gt=0, le=1)
+    sample_share: float | None = report(None, "share of the peak that sampling reaches", gt=0, le=1)
+    captions_per_second: float | None = report(None, "images that one device captions a second", gt=0)
+    encodes_per_second: float | None = report(
+        None, "images of 256 px that one device turns into latents, or back, a second; other sizes by their pixels", gt=0
+    )
+    texts_per_second: float | None = report(None, "captions that one device embeds a second", gt=0)
+    collects_per_second: float | None = report(None, "images that one core checks and stores a second", gt=0)
+    start_seconds: float | None = report(None, "seconds until a job that loads models begins its work", gt=0)
     fetch_mb_per_second: float = report(500.0, "10^6 bytes that arrive a second, over all jobs", gt=0)
     stored_kb: float = report(110.0, "10^3 bytes of a stored image of 512 px; others by their pixels", gt=0)
     latent_channels: int = report(4, "channels of the latents, for a VAE that is not on this machine", ge=1)
@@ -310,6 +322,8 @@ class Config(Section):
         _known(self.evaluation.source, self.sources, "evaluation.source", "sources")
         if self.sources[self.evaluation.source].role != "evaluation":
             raise ValueError(f"sources.{self.evaluation.source}.role: must be evaluation, evaluation.source names it")
+        if self.evaluation.weights == "best" and not self.evaluation.curve.images:
+            raise ValueError("evaluation.weights: best is the lowest FID of the curve, which is off; set evaluation.curve.images")
         for name, arm in self.arms.items():
             _known(arm.stage, self.stages, f"ablation.arms.{name}.stage", "stages")
             self.arm_model(name)

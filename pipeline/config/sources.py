@@ -189,6 +189,10 @@ def local_files(source: Source) -> list[str]:
     named = [getattr(source, key, None) for key in ("path", "files", "links", "table", "annotations", "ids", "attributes")]
     if isinstance(source, CocoSource) and source.images.lower().endswith(".zip"):
         named.append(source.images)
-    patterns = [name for name in named if name is not None and "://" not in name]
-    expanded = [file for pattern in patterns for file in braceexpand(pattern)]
-    return sorted(file for name in expanded for file in (glob.glob(name, recursive=True) if glob.has_magic(name) else [name]))
+    return sorted(file for pattern in named if pattern is not None for file in expanded(pattern))
+
+
+def expanded(pattern: str) -> list[str]:
+    """Files on this machine that a FILES pattern names, sorted, each once; none if they are elsewhere."""
+    names = braceexpand(pattern) if "://" not in pattern else ()
+    return sorted({file for name in names for file in (glob.glob(name, recursive=True) if glob.has_magic(name) else [name])})

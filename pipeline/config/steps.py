@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
-from pipeline.config.evaluation import Evaluation
+from pipeline.config.evaluation import Evaluation, GenEval
 from pipeline.config.fields import Section, result
 from pipeline.config.schema import (
     Captioning,
@@ -28,6 +28,10 @@ from pipeline.config.schema import (
 from pipeline.config.sources import AnySource
 from pipeline.errors import UserError
 
+DRAWN = (
+    "source", "images", "sampler", "steps", "guidance", "seed", "weights", "untrained_images", "prompt_sets", "prompts_a_set",
+)  # fmt: skip
+GENEVAL_DRAWN = ("prompts", "prompts_sha256", "images_a_prompt", "limit")
 BUCKETS = ("crop", "max_aspect", "bucket_step")  # keys of models; without buckets no reason to encode again
 
 
@@ -147,7 +151,7 @@ class Settings(Section):
             yields = {name: least for name, least in given.items() if least is not None}
             sections = {name: record[name] for name in ("runtime", "validation", "report", "evaluation")}
             return cls(**sections, yields=yields)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{file}: not a run's record ({error}); Snakemake writes it, or leave --settings away") from error
 
 
@@ -220,20 +224,22 @@ def _train_arm(config: Config, arm: str, seed: str) -> Slice:
     return whole.model_copy(update={**own, "seed": int(seed), "training_flops": config.ablation.training_flops})
 
 
-def _evaluate(config: Config, guidance: str | None = None) -> Slice:
-    """With the scale of the configuration, or another of its sweep. The sweep itself is no reason to evaluate again."""
-    changed: dict[str, Any] = {"guidance_sweep": []}
+def _evaluate(config: Config, guidance: str | None = None, weights: str | None = None) -> Slice:
+    """With the scale of the configuration, or another of its sweep, and with its choice of weights, or another. The sweep
+    itself is no reason to evaluate again."""
+    changed: dict[str, Any] = {"guidance_sweep": [], **({"weights": weights} if weights else {})}
     if guidance is not None:
         changed |= {"guidance": float(guidance), "geneval": None, "prompt_sets": {}, "untrained_images": 0}
     return EvaluateSlice(evaluation=config.evaluation.model_copy(update=changed), models=config.models, seed=config.seed)
 
 
-def _sample(config: Config, guidance: str | None = None) -> Slice:
-    """What the drawing of samples depends on: how they are scored is no reason to look at them again."""
-    whole = _evaluate(config, guidance)
+def _sample(config: Config, guidance: str | None = None, weights: str | None = None) -> Slice:
+    """What the drawing of pictures depends on: how they are scored is no reason to look at them again."""
+    whole = _evaluate(config, guidance, weights)
     assert isinstance(whole, EvaluateSlice)
-    drawn = ("source", "images", "sampler", "steps", "guidance", "seed")
-    kept = Evaluation(**{key: getattr(whole.evaluation, key) for key in drawn})
+    asked = whole.evaluation.geneval
+    prompts = asked and GenEval(**{key: getattr(asked, key) for key in GENEVAL_DRAWN})
+    kept = Evaluation(**{key: getattr(whole.evaluation, key) for key in DRAWN}, geneval=prompts)
     return whole.model_copy(update={"evaluation": kept})
 
 

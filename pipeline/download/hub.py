@@ -24,11 +24,11 @@ from huggingface_hub.errors import (
 from pipeline.artifacts import check_room
 from pipeline.config.schema import Downloads
 from pipeline.download.hosts import line
-from pipeline.download.lock import alone_at
 from pipeline.download.retry import Later, Retry
 from pipeline.download.room import writing
 from pipeline.errors import UserError
 from pipeline.ledger import Unusable
+from pipeline.lock import alone_at
 from pipeline.runtime import progress
 
 SCHEME = "hf://"

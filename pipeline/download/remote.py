@@ -14,10 +14,10 @@ from pipeline.artifacts import check_room, fsync, sha256_file
 from pipeline.config.schema import Downloads
 from pipeline.download.client import Answer, Client
 from pipeline.download.hosts import line, shown
-from pipeline.download.lock import alone_at
 from pipeline.download.retry import Later, Retry
 from pipeline.download.room import writing
 from pipeline.ledger import Unusable
+from pipeline.lock import alone_at
 from pipeline.runtime import progress
 
 MB = 10**6

@@ -22,6 +22,7 @@ from pipeline.encode.overlap import in_order
 from pipeline.errors import UserError
 from pipeline.frozen.pixels import square
 
+STORED = ("JPEG", "PNG")  # what a shard holds
 PIECE = 16  # images a piece of work: the first batch comes soon, and all workers have a part in it
 WORTH_A_WORKER = 256  # images for which a process is started, which takes a second
 MOST_WORKERS = 16  # unless told otherwise: what they make goes through this process, which has other work
@@ -52,8 +53,10 @@ def _cropped(images: list[Image.Image], crop: Crop) -> Pixels:
 
 def _decode(tar: str, key: str, data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except OSError as error:
+        return Image.open(io.BytesIO(data), formats=STORED).convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever damaged bytes lead to
         raise UserError(f"{tar}: image '{key}' does not decode ({error}); the shard is damaged, collect it again") from error
 
 

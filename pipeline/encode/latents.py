@@ -142,7 +142,7 @@ def resolutions(targets: dict[int, Target], vae: Vae, facts: dict[str, Any], ref
 
 def encode_shard(made: list[Resolution], decoder: Decoder, images: Sidecar, keys: list[str], batch: int, clock: Clock) -> None:
     """Decode, encode and write a shard, all three at once. `clock` is told what the encoding thread does."""
-    tar, crops = images.file("images"), [resolution.crop for resolution in made]
+    tar, crops = images.checked("images"), [resolution.crop for resolution in made]
     gathered = GATHERED * batch if any(isinstance(crop, Buckets) for crop in crops) else batch
     with ExitStack() as stack:
         bar = stack.enter_context(progress(f"latents {images.path.stem}", len(keys)))

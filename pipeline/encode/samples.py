@@ -6,8 +6,6 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from pipeline.artifacts import Sidecar
 from pipeline.errors import UserError
 
@@ -18,7 +16,7 @@ def captions_of(captions: Sidecar, images: Sidecar) -> tuple[list[str], list[str
     Raises: UserError if the table is of another number of images than the shard has.
     """
     file = captions.file("captions")
-    table = pq.read_table(file, columns=["key", "caption"])
+    table = captions.table("captions", ["key", "caption"])
     keys = table["key"].to_pylist()
     found, there = len(image_keys(keys)), images.rows("images")
     if found != there:
@@ -38,7 +36,7 @@ def samples_of(tar: Path, keys: list[str]) -> Iterator[tuple[str, bytes]]:
     """
     row = -1
     for row, sample in enumerate(_samples(tar)):
-        key = json.loads(sample["json"])["key"]
+        key = _key(tar, sample)
         if row >= len(keys) or key != keys[row]:
             raise UserError(f"{tar}: row {row} is '{key}', but the captions are of other images; run caption again")
         yield key, sample["jpg"] if "jpg" in sample else sample["png"]
@@ -46,12 +44,20 @@ def samples_of(tar: Path, keys: list[str]) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{tar}: {row + 1} images, but {len(keys)} captions; run collect and caption again")
 
 
-def _samples(tar: Path) -> Iterator[dict[str, bytes]]:
-    import webdataset as wds  # imports torch
-
-    # As a URL, a path may hold any character; a list is not searched for braces.
-    shard = wds.WebDataset([tar.resolve().as_uri()], shardshuffle=False, empty_check=False)
+def _key(tar: Path, sample: dict[str, bytes]) -> str:
     try:
-        yield from shard
-    except (OSError, tarfile.TarError) as error:
+        if not sample.keys() & {"jpg", "png"}:
+            raise KeyError("no image")
+        return json.loads(sample["json"])["key"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{tar}: holds what is no sample ({error}); the shard is damaged, collect it again") from error
+
+
+def _samples(tar: Path) -> Iterator[dict[str, bytes]]:
+    from webdataset.tariterators import group_by_keys, tar_file_expander  # imports torch
+
+    try:
+        with open(tar, "rb") as stream:  # opened here: webdataset takes a path for a URL, and a space in it for %20
+            yield from group_by_keys(tar_file_expander([{"url": str(tar), "stream": stream}]))
+    except (OSError, ValueError, tarfile.TarError) as error:
         raise UserError(f"{tar}: cannot be read ({error}); the shard is damaged, collect it again") from error

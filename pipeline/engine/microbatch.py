@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from pipeline.architecture.config import text_hidden
 from pipeline.model import BlockShape, MicroDiTConfig, backbone_shapes, kept_tokens, mixer_shapes
-from pipeline.model.blocks import text_hidden
 
 ESTIMATED_SHARE = 0.25  # of the memory goes to activations where their size is not tried but estimated
 HOPELESS = 4  # times the memory by the estimate are not tried: half precision needs half of it, and estimates err

@@ -3,8 +3,9 @@
 Nothing in a step waits for the device: losses and norms stay there until somebody reads them.
 """
 
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -122,13 +123,40 @@ class TrainStep:
 
     def __call__(self, batch: Batch, images: int) -> Measured:
         """One step on this process's share of the batch that brings the stage to `images` images seen."""
+        losses = self.gradients(batch)
+        norm, skipped = self.update(images)
+        return Measured(losses, norm, skipped)
+
+    def gradients(self, batch: Batch) -> list[Loss]:
+        """Losses of the microbatches, whose gradients add up. Where memory runs out they start anew with less at a time:
+        until the update nothing has changed, and every random number belongs to its sample, not to the attempt.
+
+        Raises torch.OutOfMemoryError where that cannot be: one image at a time, or other processes that wait for sums.
+        """
+        while True:
+            try:
+                return self._accumulate(batch)
+            except torch.OutOfMemoryError:
+                if self.microbatch == 1 or self._parallel.count > 1:
+                    raise
+            self._take_less()  # once the error is handled: its traceback keeps the tensors of the attempt
+
+    def _accumulate(self, batch: Batch) -> list[Loss]:
         *parts, last = batch.split(self.microbatch)
         with self._attention():
             with self._parallel.unsynchronised(self.net) if parts else nullcontext():
                 losses = [self.backward(part) for part in parts]
             losses.append(self.backward(last))
-        norm, skipped = self.update(images)
-        return Measured(losses, norm, skipped)
+        return losses
+
+    def _take_less(self) -> None:
+        before, self.microbatch = self.microbatch, self.microbatch // 2
+        self.model.zero_grad()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        told = f"out of memory with {before} images at a time; the step is repeated, and from here on it is {self.microbatch}"
+        with suppress(BrokenPipeError):  # whoever reads the log may be gone
+            print(told, file=sys.stderr, flush=True)
 
     def backward(self, part: Batch) -> Loss:
         """Add the gradient of a microbatch, weighted so that the sum is that of the mean over the global batch."""

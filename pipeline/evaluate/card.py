@@ -42,14 +42,17 @@ def why_not_comparable(evaluation: Evaluation, images: int, ids_sha256: str, px:
     return reasons
 
 
-def warnings_for(network: FeatureNetwork, images: int) -> list[str]:
+def warnings_for(network: FeatureNetwork, images: int, weights: str) -> list[str]:
     """What a reader of the FID must know."""
-    if images >= 2 * network.width:
-        return []
-    return [
-        f"{images:,} images for {network.width:,} features: below twice the width the FID is biased far upwards; "
-        "read it beside the floor, or trust the KID"
-    ]
+    found = []
+    if images < 2 * network.width:
+        found.append(
+            f"{images:,} images for {network.width:,} features: below twice the width the FID is biased far upwards; "
+            "read it beside the floor, or trust the KID"
+        )
+    if weights == "best":
+        found.append("the weights were chosen by their FID for captions of this same set, which flatters them a little")
+    return found
 
 
 def versions() -> dict[str, str]:

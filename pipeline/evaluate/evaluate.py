@@ -11,10 +11,13 @@ import numpy as np
 
 from pipeline.artifacts import sha256_file, write_json
 from pipeline.config.steps import EvaluateSlice, Settings
+from pipeline.download.files import Files
 from pipeline.evaluate import card, gallery
-from pipeline.evaluate.extras import Extras, Studio
+from pipeline.evaluate.drawing import Studio
+from pipeline.evaluate.extras import Extras, Pictures
 from pipeline.evaluate.sample import Images, Sampler, reconstruct, work_name
 from pipeline.evaluate.scores import Judge, Prepared, Sets, accuracy, two_draws
+from pipeline.evaluate.wanted import Wanted
 from pipeline.fingerprint import digest, git_commit
 from pipeline.frozen.models import identity
 from pipeline.reals import PREPARATION, Real, captions_sha256, ids_sha256, read_reals, with_captions
@@ -36,7 +39,7 @@ class Tools(NamedTuple):
 
 
 class Made(NamedTuple):
-    """Folders of images. `untrained` is empty where no ceiling is asked for."""
+    """Folders of images for the captions. `untrained` is empty where no ceiling is asked for."""
 
     samples: Images
     reconstructions: Images
@@ -58,23 +61,24 @@ def run(
 
     `images` and `captions` are the sidecars of the evaluation source, shard by shard in the same order. Features of the
     real images are kept in the folder `reference`, which all evaluations share.
-    Raises: UserError for too few captions, a missing model or Inception file, or a folder that is no finished stage.
+    Raises: UserError for too few captions, a missing model, file of prompts or Inception file, or a folder that is no
+    finished stage.
     """
     clock = card.Clock()
     with clock("loading"):
         reals = read_reals(images, captions)
         chosen = with_captions(reals, slice_.evaluation.images)
+        wanted = Wanted.load(slice_.evaluation, chosen, Files(work / "prompts", settings.runtime.downloads))
         tools = _load(slice_, settings, weights, images, reference)
-        extras = Extras.load(slice_.evaluation, settings, tools.judge.clip, tools.sampler.device, work)
+        extras = Extras.load(slice_.evaluation, wanted, tools.judge.clip, tools.sampler.device)
     weights_sha256 = sha256_file(tools.trained.file)
-    folder = work / work_name(slice_, weights_sha256, chosen)
-    made = _make(slice_, settings, tools, chosen, folder, clock)
+    folder, batch = work / work_name(slice_, weights_sha256, chosen), settings.runtime.sample_batch
+    made = _make(wanted, Studio(tools.sampler, tools.trained, slice_.seed, batch, folder), Prepared(chosen, tools.px), clock)
     with clock("features"):
         scores = tools.judge.scores(_sets(slice_, tools, reals, chosen, made))
     with clock("detection"):
         metrics = scores.metrics | _accuracies(tools, chosen, made)
-    studio = Studio(tools.sampler, tools.trained, tools.px, settings.runtime.sample_batch, folder)
-    metrics |= extras.run(studio, made.samples, chosen, out, clock)
+    metrics |= extras.run(Pictures(folder, wanted.captions, tools.px), chosen, batch, out, clock)
     with clock("gallery"):
         _show(out, tools, chosen, made, scores.clip_scores)
     record = {"metrics": metrics, "scale": scores.scale, **_facts(slice_, tools, chosen, reals, made, weights_sha256)}
@@ -82,26 +86,22 @@ def run(
 
 
 def _load(slice_: EvaluateSlice, settings: Settings, weights: Path, images: list[Path], reference: Path) -> Tools:
-    trained = Trained.read(weights)
+    trained = Trained.read(weights, slice_.evaluation.weights)
     sampler = Sampler.load(slice_, settings, trained)
     return Tools(trained, sampler, Judge.load(slice_.evaluation, settings, sampler.device, reference, images))
 
 
-def _make(slice_: EvaluateSlice, settings: Settings, tools: Tools, chosen: list[Real], folder: Path, clock: card.Clock) -> Made:
+def _make(wanted: Wanted, studio: Studio, reals: Prepared, clock: card.Clock) -> Made:
     """Draw what is not in the work folder yet."""
-    trained, sampler, batch = tools.trained, tools.sampler, settings.runtime.sample_batch
-    texts = [real.caption for real in chosen]
-    samples, reconstructions = (Images(folder / name, len(chosen)) for name in ("samples", "vae"))
-    untrained = Images(folder / "untrained", min(slice_.evaluation.untrained_images, len(chosen)))
-    with clock("sampling"):
-        drawn = samples.complete(sampler.maker(trained.network(), texts), batch, "sampling")
+    drawn = {}
+    for drawing in wanted.drawings:
+        with clock(drawing.step):
+            drawn[drawing.name] = studio.draw(drawing)
+    vae, reconstructions = studio.sampler.vae, Images(studio.folder / "vae", len(reals))
     with clock("vae"):
-        pixels = Prepared(chosen, tools.px)
-        reconstructions.complete(lambda indices: reconstruct(sampler.vae, pixels.batch(indices)), batch, "reconstructing")
-    with clock("untrained"):
-        if len(untrained):
-            untrained.complete(sampler.maker(trained.untrained(slice_.seed), texts), batch, "sampling untrained")
-    return Made(samples, reconstructions, untrained, drawn)
+        reconstructions.complete(lambda indices: reconstruct(vae, reals.batch(indices)), studio.batch, "reconstructing")
+    samples, untrained = (drawing.images(studio.folder) for drawing in (wanted.captions, wanted.untrained))
+    return Made(samples, reconstructions, untrained, drawn[wanted.captions.name])
 
 
 def _sets(slice_: EvaluateSlice, tools: Tools, reals: list[Real], chosen: list[Real], made: Made) -> Sets:
@@ -168,7 +168,7 @@ def _facts(
         "models": {"vae": identity(slice_.models.vae), "text_encoder": identity(slice_.models.text_encoder)},
         "comparable_to_published": not reasons,
         "why_not": reasons,
-        "warnings": card.warnings_for(network, len(chosen)),
+        "warnings": card.warnings_for(network, len(chosen), evaluation.weights),
         "config_fingerprint": digest(slice_.results()),
         "git_commit": git_commit(),
         "versions": card.versions(),

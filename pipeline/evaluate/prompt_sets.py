@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.artifacts import atomic
 from pipeline.config.evaluation import Evaluation
 from pipeline.download.files import Files
+from pipeline.evaluate.drawing import Drawing
 from pipeline.evaluate.gallery import FONT_PX, GAP_PX
 from pipeline.evaluate.prompt_files import Named, fetch, read_named, spread
-from pipeline.evaluate.sample import Images, Maker
 from pipeline.fingerprint import digest
 
 COLUMNS, TILE_PX, TEXT_LINES = 8, 192, 5
@@ -34,13 +34,13 @@ class PromptSet:
         return [cls(name, _chosen(name, reference, evaluation, files)) for name, reference in evaluation.prompt_sets.items()]
 
     @property
-    def texts(self) -> list[str]:
-        return [row.text for row in self.rows]
+    def drawing(self) -> Drawing:
+        """The pictures: a folder of their own for every list of prompts."""
+        texts = [row.text for row in self.rows]
+        return Drawing(f"{self.name}-{digest(texts)}", "prompt_sets", f"prompts {self.name}", texts)
 
-    def draw(self, make: Callable[[Sequence[str]], Maker], batch: int, folder: Path, out: Path) -> None:
-        """Draw what is not in `folder` yet and write the page `out`, a PNG."""
-        images = Images(folder / f"{self.name}-{digest(self.texts)}", len(self.rows))
-        images.complete(make(self.texts), batch, f"sampling {self.name}")
+    def write(self, images: Sequence[np.ndarray], out: Path) -> None:
+        """The page `out`, a PNG, of the drawn `images`."""
         write_page(out, self.rows, images)
 
 

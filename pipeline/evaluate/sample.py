@@ -139,6 +139,10 @@ class Part(NamedTuple):
             raise UserError(f"--part {text}: give the job's number and how many there are, such as 2/8")
         return cls(int(number), int(of))
 
+    def after(self, batches: int) -> "Part":
+        """The job's part of the next folder, where the dealing out goes on after so many batches of this one."""
+        return Part((self.number - 1 - batches) % self.of + 1, self.of)
+
 
 WHOLE = Part(1, 1)
 

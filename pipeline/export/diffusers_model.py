@@ -5,7 +5,7 @@ from typing import Any
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
-from pipeline.model.config import MicroDiTConfig
+from pipeline.architecture.config import MicroDiTConfig
 from pipeline.model.microdit import MicroDiT
 
 

@@ -9,13 +9,13 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from pipeline.architecture.config import at_resolution
 from pipeline.diffusion.edm import EDM
 from pipeline.export.drawing import draw_latents, noise_of, to_pictures
 from pipeline.frozen.families import CLIP, SIGLIP, T5, family_of_type
 from pipeline.frozen.text.encoder import TextEncoder
 from pipeline.frozen.text.transformers import TOWERS
 from pipeline.frozen.vae import Vae
-from pipeline.model.config import at_resolution
 from pipeline.model.microdit import weights_at
 
 METHODS = {"EDMEulerScheduler": None, "EDMDPMSolverMultistepScheduler": "dpmpp_2m"}  # None: as the model says

@@ -20,6 +20,7 @@ from pipeline.export.bundle import bundle
 from pipeline.export.frozen import FROZEN, copy_frozen
 from pipeline.export.layout import check_state
 from pipeline.model import MicroDiTConfig
+from pipeline.tensors import atomic_tensors
 
 INDEX, CARD = "model_index.json", "README.md"
 CONFIG, WEIGHTS = "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"
@@ -89,7 +90,7 @@ def _clear(folder: Path) -> None:
 
 
 def _save_weights(file: Path, state: dict[str, Tensor]) -> None:
-    with atomic(file) as temporary:
+    with atomic_tensors(file) as temporary:
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         save_file(tensors, temporary, metadata={"format": "pt"})
         temporary.chmod(0o644)  # safetensors makes files that only their owner can read

@@ -11,6 +11,7 @@ from pipeline.artifacts import atomic, read_json, write_json
 from pipeline.export.open_clip import as_clip
 from pipeline.frozen.families import AUTOENCODERS, CLIP, SIGLIP, T5, text_family
 from pipeline.frozen.models import Place, locate
+from pipeline.tensors import atomic_tensors
 
 FROZEN = ("vae", "text_encoder")
 STEMS = {"vae": "diffusion_pytorch_model", "text_encoder": "model"}  # names that diffusers and transformers give weights
@@ -68,7 +69,7 @@ def _copy_tower(config: dict[str, Any], weights: Path, folder: Path, classes: di
     kind = text.get("model_type") or f"{config['model_type']}_text_model"
     with safe_open(weights, "pt") as file:
         tower = {name: file.get_tensor(name) for name in file.keys() if name.startswith("text_model.")}  # noqa: SIM118
-    with atomic(folder / f"{STEMS['text_encoder']}.safetensors") as temporary:
+    with atomic_tensors(folder / f"{STEMS['text_encoder']}.safetensors") as temporary:
         save_file(tower, temporary, metadata={"format": "pt"})
         temporary.chmod(0o644)
     described = {"architectures": [classes[kind]], **text, "model_type": kind, "dtype": config.get("dtype", "float32")}

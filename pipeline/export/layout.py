@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.architecture.config import backbone_shapes, mixer_shapes, text_hidden
 from pipeline.errors import UserError
 from pipeline.model import MicroDiTConfig, position_table, state_layout
-from pipeline.model.blocks import text_hidden
-from pipeline.model.config import backbone_shapes, mixer_shapes
 
 State = dict[str, Tensor]
 

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.artifacts import atomic, write_json
+from pipeline.artifacts import write_json
 from pipeline.frozen.models import Place
 from pipeline.frozen.text.open_clip import load_open_clip
+from pipeline.tensors import atomic_tensors
 
 RENAMED = (
     ("token_embedding.weight", "embeddings.token_embedding.weight"),
@@ -40,7 +41,7 @@ def as_clip(place: Place, folder: Path) -> None:
     state = dict(_renamed(tower.model.state_dict()))
     words = state[WORDS]  # open_clip pads with a token that texts have too, transformers with one of its own: the same vector
     state[WORDS] = torch.cat([words, words[tower.model.pad_id, None]])
-    with atomic(folder / "text_encoder" / "model.safetensors") as temporary:
+    with atomic_tensors(folder / "text_encoder" / "model.safetensors") as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
         temporary.chmod(0o644)
     write_json(folder / "text_encoder" / "config.json", _config(config, tower.model))

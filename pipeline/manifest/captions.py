@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.artifacts import read_sidecar
 from pipeline.config.schema import Filters
@@ -108,7 +107,7 @@ def longest_runs(image: np.ndarray, usable: np.ndarray, images: int) -> tuple[np
 
 def evaluation_captions(sidecars: list[Path]) -> frozenset[bytes]:
     """All captions of the evaluation set in their plain form; those that consist of punctuation alone tell nothing."""
-    tables: Any = (pq.read_table(read_sidecar(path, "captions").file("captions"), columns=["caption"]) for path in sidecars)
+    tables: Any = (read_sidecar(path, "captions").table("captions", ["caption"]) for path in sidecars)
     return frozenset(plain(text) for table in tables for text in table["caption"].to_pylist() if text is not None) - {b""}
 
 

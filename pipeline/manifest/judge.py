@@ -9,7 +9,6 @@ from typing import NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.artifacts import Sidecar, read_sidecar
 from pipeline.config.schema import Range
@@ -87,7 +86,7 @@ class Evaluated(NamedTuple):
     @classmethod
     def read(cls, images: list[Path], captions: list[Path]) -> Self:
         """From sidecars of the evaluation's sources."""
-        ledgers = [pq.read_table(read_sidecar(path, "images").file("ledger"), columns=["sha256", "phash"]) for path in images]
+        ledgers = [read_sidecar(path, "images").table("ledger", ["sha256", "phash"]) for path in images]
         sha256 = [column for ledger in ledgers for column in ledger["sha256"].drop_null().chunks]
         hashes = [words(ledger["phash"].drop_null(), 1)[:, 0] for ledger in ledgers]
         whole = pa.concat_arrays(sha256) if sha256 else pa.array([], pa.string())
@@ -119,7 +118,7 @@ class Judge:
     def __call__(self, shard: Shard, number: int) -> tuple[Samples, Seen]:
         """The images of the shard that is `number`-th of all, each with the first reason of its own that holds, and an
         account of the tables. What an image has in common with others is not looked at here."""
-        ledger = pq.read_table(shard.images.file("ledger"), columns=self._ledger_columns)
+        ledger = shard.images.table("ledger", self._ledger_columns)
         is_taken_down = self._is_taken_down(shard.source, ledger["key"])
         self.taken_down += int(is_taken_down.sum())
         stored = pc.equal(ledger["status"], "ok")
@@ -147,7 +146,7 @@ class Judge:
         return samples, Seen(len(ledger), bad, keys, captions.captions, captions.left_out)
 
     def _captions(self, shard: Shard, keys: pa.Array) -> Texts:
-        table = pq.read_table(shard.captions.file("captions"), columns=self._caption_columns)
+        table = shard.captions.table("captions", self._caption_columns)
         assert len(table) == shard.sidecar.rows("text"), f"{shard.sidecar.path}: captions and text embeddings differ in rows"
         unusable = shard.sidecar.info["text"]["bad_rows"]
         found = judge_captions(table, keys, unusable, self._filters, self._evaluated.captions, self.reasons)

@@ -10,8 +10,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pipeline.artifacts import atomic
 from pipeline.fingerprint import canonical_json, digest
+from pipeline.tensors import atomic_tensors
 
 NAME = "features"
 
@@ -29,7 +29,7 @@ def kept(folder: Path, facts: dict[str, Any], rows: int, compute: Callable[[], n
         print(f"{file}: {fault}; computed again", file=sys.stderr, flush=True)
     features = np.ascontiguousarray(compute(), dtype=np.float32)
     metadata = {"facts": canonical_json(facts), "sha256": _sha256(features)}
-    with atomic(file) as temporary:
+    with atomic_tensors(file) as temporary:
         save_file({NAME: features}, temporary, metadata)
     return features
 

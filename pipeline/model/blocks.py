@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.config import BlockShape, MicroDiTConfig, dense_hidden
+from pipeline.architecture.config import BlockShape, MicroDiTConfig, text_hidden
 from pipeline.model.embeddings import KeysValues, Linear
 from pipeline.model.experts import ExpertMLP
 
@@ -93,11 +93,6 @@ class TextBlock(nn.Module):
     def forward(self, text: Tensor, mask: Tensor | None = None) -> Tensor:
         text = text + self.attn(self.norm1(text), mask)
         return text + self.mlp(self.norm2(text))
-
-
-def text_hidden(config: MicroDiTConfig) -> int:
-    """Hidden width of the text block's FFN, whose ratio is always 4."""
-    return dense_hidden(config.dim, 4.0, config.multiple_of)
 
 
 def _feed_forward(shape: BlockShape, config: MicroDiTConfig) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NOISE_FREQUENCIES = 256
+from pipeline.architecture.config import NOISE_FREQUENCIES
 
 
 class Linear(nn.Linear):

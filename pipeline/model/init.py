@@ -10,7 +10,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.config import MicroDiTConfig
+from pipeline.architecture.config import MicroDiTConfig
 
 STD = 0.02
 CUTOFF = 2.0  # absolute, as in the official code: a hundred standard deviations out

@@ -6,15 +6,7 @@ Dropping tokens after the patch-mixer is the deferred masking of arXiv 2407.1581
 import torch
 from torch import Tensor
 
-
-def kept_tokens(num_tokens: int, mask_ratio: float) -> int:
-    """int(T·(1-r)). Raises ValueError for a ratio outside [0, 1) or one that keeps no token."""
-    if not 0 <= mask_ratio < 1:
-        raise ValueError(f"mask_ratio is {mask_ratio}; give a number from 0 to below 1")
-    kept = int(num_tokens * (1 - mask_ratio))
-    if kept < 1:
-        raise ValueError(f"mask_ratio {mask_ratio} keeps none of {num_tokens} tokens; lower it")
-    return kept
+from pipeline.architecture.config import kept_tokens
 
 
 def keep_ids(scores: Tensor, mask_ratio: float) -> Tensor:

@@ -7,8 +7,8 @@ of the official code, so that state dictionaries pass between the two unchanged.
 import torch
 from torch import Tensor, nn
 
+from pipeline.architecture.config import MicroDiTConfig, backbone_shapes, mixer_shapes
 from pipeline.model.blocks import DiTBlock, FinalLayer, TextBlock, joint_keys_values
-from pipeline.model.config import MicroDiTConfig, backbone_shapes, mixer_shapes
 from pipeline.model.embeddings import (
     KeysValues,
     Linear,

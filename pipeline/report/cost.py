@@ -1,16 +1,25 @@
 """Time and cost of training by stage and of the whole run by rule, beside what was planned."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipeline.artifacts import read_json
+from pipeline.errors import UserError
 from pipeline.report import benchmarks, words
 
 SHOWN_PROCESSES = 60
 View = dict[str, Any]
 
 
-def cost(card: View, rules: list[benchmarks.Rule], gpus: int) -> View:
-    """Of the whole page; `rules` are empty where there are no benchmarks."""
+class Planned(NamedTuple):
+    """What a rule was planned to take before the run: seconds of all its jobs, one after another, and device-hours."""
+
+    seconds: float
+    device_hours: float
+
+
+def cost(card: View, rules: list[benchmarks.Rule], plan: dict[str, Planned], gpus: int) -> View:
+    """Of the whole page; `rules` and `plan` are empty where there are no benchmarks, or no plan."""
     spent = card["cost"]
     slowest = sorted(card["processes"], key=lambda process: -process["seconds"])[:SHOWN_PROCESSES]
     return {
@@ -18,8 +27,9 @@ def cost(card: View, rules: list[benchmarks.Rule], gpus: int) -> View:
         "plan": _plan(card),
         "stage_costs": [_stage(stage, spent) for stage in card["stages"]],
         "skipped_steps": sum(stage["skipped_steps"] or 0 for stage in card["stages"]),
-        "rules": [_rule(rule, spent) for rule in rules],
-        "rules_in_all": _in_all(rules, spent) if rules else None,
+        "rules": [_rule(rule, plan.get(rule.name), spent) for rule in rules],
+        "rules_in_all": _in_all(rules, plan, spent) if rules else None,
+        "rules_planned": any(rule.name in plan for rule in rules),
         "gpus": gpus,
         "slowest": slowest,
     }
@@ -46,15 +56,35 @@ def _dollars(spent: View, amount: float | None) -> str:
     return words.dollars(amount) if spent["dollars_per_hour"] and amount is not None else "–"
 
 
-def _rule(rule: benchmarks.Rule, spent: View) -> View:
-    planned = spent["planned_device_hours"] if rule.name == "train" else None
-    return _shown(rule._asdict() | {"planned": planned}, spent)
+def plan_of(file: Path | None) -> dict[str, Planned]:
+    """By rule, those that share a benchmark folder together. Empty without a file: runs of older programs left none.
+
+    Raises: UserError if the file is not a plan.
+    """
+    if file is None or not file.is_file():
+        return {}
+    found: dict[str, Planned] = {}
+    try:
+        for name, rule in read_json(file)["rules"].items():
+            name = name.removesuffix("_guidance")
+            if name in benchmarks.ORDER:
+                before = found.get(name, Planned(0.0, 0.0))
+                found[name] = Planned(before.seconds + rule["seconds"], before.device_hours + rule["device_hours"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not the plan of a run ({error}); delete it") from error
+    return found
 
 
-def _in_all(rules: list[benchmarks.Rule], spent: View) -> View:
+def _rule(rule: benchmarks.Rule, planned: Planned | None, spent: View) -> View:
+    return _shown({**rule._asdict(), "planned": planned}, spent)
+
+
+def _in_all(rules: list[benchmarks.Rule], plan: dict[str, Planned], spent: View) -> View:
     sums = {name: sum(getattr(rule, name) or 0 for rule in rules) for name in ("jobs", "seconds", "cpu_seconds", "device_hours")}
     memory = max((rule.memory_mb or 0 for rule in rules), default=0)
-    return _shown({"name": "all", **sums, "longest": None, "memory_mb": memory, "planned": None}, spent)
+    ran = [plan[rule.name] for rule in rules if rule.name in plan]
+    planned = Planned(*map(sum, zip(*ran, strict=True))) if ran else None
+    return _shown({"name": "all", **sums, "longest": None, "memory_mb": memory, "planned": planned}, spent)
 
 
 def _shown(rule: View, spent: View) -> View:
@@ -70,9 +100,18 @@ def _shown(rule: View, spent: View) -> View:
         "cpu": told("cpu_seconds", words.duration),
         "memory": told("memory_mb", lambda size: f"{size:,.0f} MB"),
         "hours": f"{hours:.3g}" if hours else "–",
-        "planned": told("planned", lambda value: f"{value:.3g}"),
+        "planned_seconds": told("planned", lambda planned: words.duration(planned.seconds)),
+        "planned_hours": told("planned", lambda planned: f"{planned.device_hours:.3g}" if planned.device_hours else "–"),
+        "difference": told("planned", lambda planned: _difference(rule["seconds"], planned.seconds)),
         "dollars": _dollars(spent, hours * spent["dollars_per_hour"]) if hours else "–",
     }
+
+
+def _difference(took: float, planned: float) -> str:
+    """+12 %, -40 %; from twice as much on 2.6 times."""
+    if not planned:
+        return "–"
+    return f"{took / planned:.2g} times" if took >= 2 * planned else f"{100 * (took / planned - 1):+.0f} %"
 
 
 def _stage(stage: View, spent: View) -> View:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.fingerprint import ROOT
+from pipeline.report.scales import weights_in_words
 
 LOCK = ROOT / "envs" / "requirements.lock"
 LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)", re.MULTILINE)
@@ -78,7 +79,7 @@ def settings_of(card: View) -> list[tuple[str, str]]:
     drawn = f"{sampler['name']}, {sampler['steps']} steps, guidance {sampler['guidance']}{guided}, seed {sampler['seed']}"
     levels = f"{sampler['sigma_max']} to {sampler['sigma_min']}, rho {sampler['rho']}, data {sampler['sigma_data']}"
     return [
-        ("weights", f"{weights['file']}, averaged over training" if weights["ema"] else weights["file"]),
+        ("weights", weights_in_words(card)),
         ("sha256 of the weights", weights["sha256"]),
         ("fingerprint of the last stage", weights["fingerprint"]),
         ("sampler", drawn),

@@ -20,11 +20,13 @@ View = dict[str, Any]
 
 
 class Further(NamedTuple):
-    """What not every run has: Snakemake's folder of benchmarks, guidance.json, ablation.json with its plot beside it."""
+    """What not every run has: Snakemake's folder of benchmarks, guidance.json, ablation.json with its plot beside it, the plan
+    that the run was started with."""
 
     benchmarks: Path | None = None
     guidance: Path | None = None
     ablation: Path | None = None
+    plan: Path | None = None
 
 
 NOTHING_FURTHER = Further()
@@ -57,7 +59,7 @@ def run(
         **_pictures(evaluation, facts),
         **_training(settings, facts, stages, summaries),
         "data": counts.account(tables),
-        **_cost(settings, facts, summaries, tables, further.benchmarks),
+        **_cost(settings, facts, summaries, tables, further),
         "guidance": extras.guidance(further.guidance),
         "ablation": extras.ablation(further.ablation),
         **_environment(facts, summaries),
@@ -158,10 +160,10 @@ def _training(settings: Settings, card: View, files: list[Path], summaries: list
     }
 
 
-def _cost(settings: Settings, card: View, summaries: list[View], tables: list[View], folder: Path | None) -> View:
+def _cost(settings: Settings, card: View, summaries: list[View], tables: list[View], further: Further) -> View:
     gpus, evaluation = settings.runtime.gpus, settings.evaluation
-    rules = cost.rules_of(folder, summaries, tables, evaluation and evaluation.source, gpus)
-    return cost.cost(card, rules, gpus)
+    rules = cost.rules_of(further.benchmarks, summaries, tables, evaluation and evaluation.source, gpus)
+    return cost.cost(card, rules, cost.plan_of(further.plan), gpus)
 
 
 def _environment(card: View, summaries: list[View]) -> View:

@@ -68,6 +68,14 @@ def check_card(file: Path, card: Card) -> Card:
     return card
 
 
+def weights_in_words(card: Card) -> str:
+    """Which averaged weights of the last stage were evaluated, and after how many training images."""
+    found = card["weights"]
+    chosen = ", the lowest FID of the curve" if found["file"] == "best.safetensors" else ""
+    averaged = ", averaged over training" if found["ema"] else ""
+    return f"{found['file']}{averaged}{chosen}, after {found['images_seen_total']:,} images"
+
+
 def scores(card: Card) -> list[Score]:
     """FID, KID and CLIP score."""
     return [_fid(card), _kid(card), _clip_score(card)]

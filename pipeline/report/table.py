@@ -81,6 +81,8 @@ def _remarks(card: Card) -> list[str]:
         seconds = sum(process["seconds"] for process in processes)
         lines.append(f"All steps: {words.duration(seconds)} in {len(processes)} processes, "
                      f"{card['processes_with_torch']} of them loaded torch")  # fmt: skip
+    if card["weights"]["file"] != "ema.safetensors":
+        lines.append(f"Weights: {scales.weights_in_words(card)}")
     if not card["comparable_to_published"]:
         lines.append(f"Not comparable with published FID: {'; '.join(card['why_not'])}")
     return lines + [f"Mind: {warning}" for warning in card["warnings"]]

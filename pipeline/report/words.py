@@ -16,6 +16,14 @@ def dollars(amount: float) -> str:
     return f"${amount:,.2f}" if amount < 100 else f"${amount:,.0f}"
 
 
+def size(number: float) -> str:
+    """1.2 TB, 44 GB, 5.1 MB, of bytes; 10^3 a step."""
+    for least, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= least:
+            return f"{number / least:.3g} {unit}"
+    return f"{number:.0f} B"
+
+
 def count(number: float) -> str:
     """1,512 stays; from ten thousand on 64.0k, 1.5M, 1.2B."""
     for least, size, letter in ((999.5e6, 1e9, "B"), (999.5e3, 1e6, "M"), (1e4, 1e3, "k")):

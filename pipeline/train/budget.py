@@ -8,7 +8,7 @@ from pipeline.train.network import architecture
 
 
 def within_budget(slice_: TrainSlice, manifest: Manifest) -> TrainSlice:
-    """With as many whole batches as `training_flops` pays for, by the count of `pipeline.model.flops`; unchanged where
+    """With as many whole batches as `training_flops` pays for, by the count of `pipeline.architecture.flops`; unchanged where
     no budget is given.
 
     Raises: UserError if it pays for no batch, or for no more than the warm-up.

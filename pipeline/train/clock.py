@@ -15,7 +15,7 @@ class Clock:
         self.seconds: dict[str, float] = {}
         self._device = device
         self._activity = "start"
-        self._since = time.monotonic() - (time.time() - psutil.Process().create_time())
+        self._since = time.monotonic() - max(0.0, time.time() - psutil.Process().create_time())
 
     def go_on_from(self, seconds: dict[str, float]) -> None:
         """Add what the runs before this one took."""

@@ -8,7 +8,8 @@ import math
 import sys
 import time
 from collections import deque
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.dataset import Manifest
 from pipeline.diffusion import EDM
 from pipeline.engine.objective import Objective
 from pipeline.engine.optimizer import learning_rate
+from pipeline.errors import UserError
 from pipeline.runtime import StopRequest, pick_precision, progress
 from pipeline.train.best import Best
 from pipeline.train.buckets import flops_an_image, never_trained
@@ -63,7 +65,19 @@ def run(
     stop = StopRequest(deadline_minutes, settings.runtime.signal_lead_seconds)
     with Processes(settings.runtime.device, settings.runtime.parallel) as processes:
         _repeatable(processes.device)
-        Training(slice_, settings, manifest, parent, work, processes, evaluation_set).run(stop, out)
+        with _memory_of(slice_.name, processes):
+            Training(slice_, settings, manifest, parent, work, processes, evaluation_set).run(stop, out)
+
+
+@contextmanager
+def _memory_of(stage: str, processes: Processes) -> Iterator[None]:
+    """Running out of the GPU's memory in one line, where a step could not help itself with a smaller microbatch."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        where = f"stages.{stage}: process {processes.rank} ran out of the memory of {processes.device}"
+        advice = "set runtime.microbatch to less than it was (a result does not depend on it), or free the device"
+        raise UserError(f"{where} ({str(error).partition('. ')[0]}); {advice}; the same command goes on") from error
 
 
 def _repeatable(device: torch.device) -> None:

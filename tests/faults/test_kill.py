@@ -1,4 +1,4 @@
-"""A run that is killed twenty times, at any moment, against one that never was."""
+"""A run that is killed thirty times, at any moment, against one that never was."""
 
 import random
 import signal
@@ -7,12 +7,12 @@ import time
 import pytest
 
 from pipeline.artifacts import read_json
-from tests.training import EXPERTS, json_lines, metrics, poisoned, rows_at, same, wait_until, weights, write_manifest
+from tests.training import EXPERTS, TRAINED, json_lines, metrics, poisoned, rows_at, same, wait_until, weights, write_manifest
 
-RULES = {"snapshot_every_images": 144, "log_every_images": 72}
-IMAGES, BATCH = 1440, 24
+IMAGES, BATCH, SNAPSHOT = 2160, 24, 144
+RULES = {"snapshot_every_images": SNAPSHOT, "log_every_images": 72}
 CHECKPOINT = ("model", "ema", "optimizer", "power-0.05", "power-0.1")
-KILLS = 20
+KILLS = 30
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def half_written(trainer):
 
 
 @pytest.mark.timeout(900)  # on a machine that has much else to do
-def test_killed_at_twenty_moments_a_run_ends_with_the_same_bits(trainer, slice_, manifest, undisturbed):
+def test_killed_at_thirty_moments_a_run_ends_with_the_same_bits(trainer, slice_, manifest, undisturbed):
     chance, found, seconds = random.Random(7), 0, read_json(undisturbed / "summary.json")["seconds"]
     for number in range(KILLS):
         process = trainer.start(slice_, manifest, **RULES)
@@ -81,7 +81,8 @@ def same_work(one, other):
     states = [{key: value for key, value in state.items() if key not in ("seconds", "sha256")} for state in states]
     snapshots = [{file.name: file.read_bytes() for file in (folder / "snapshots").iterdir()} for folder in (one, other)]
     skipped = [json_lines(folder / "skipped.jsonl") for folder in (one, other)]
-    assert len(snapshots[0]) == 20 and len(skipped[0]) == states[0]["skipped"] == 12
-    assert states[0]["guard"][2] == IMAGES / BATCH - 12  # the gradient norms of all steps that were taken
+    skips = IMAGES // TRAINED  # one an epoch
+    assert len(snapshots[0]) == 2 * IMAGES // SNAPSHOT and len(skipped[0]) == states[0]["skipped"] == skips
+    assert states[0]["guard"][2] == IMAGES / BATCH - skips  # the gradient norms of all steps that were taken
     equal = states[0] == states[1] and snapshots[0] == snapshots[1] and skipped[0] == skipped[1]
     return equal and same(weights(one / last, CHECKPOINT), weights(other / last, CHECKPOINT))

@@ -1,4 +1,4 @@
-"""The on-disk contract: atomic writes, sidecars, verification."""
+"""The on-disk contract: atomic writes, sidecars."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pipeline import artifacts
-from pipeline.artifacts import atomic, read_json, read_sidecar, verify, write_sidecar
+from pipeline.artifacts import atomic, read_json, read_sidecar, write_sidecar
 from pipeline.errors import UserError
 
 
@@ -27,7 +27,7 @@ def test_a_full_write_replaces_what_was_there(tmp_path):
     assert file.read_text() == "whole" and os.listdir(file.parent) == ["a.bin"]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000])
 def test_unreadable_json_names_the_file(tmp_path, content):
     file = tmp_path / "x.json"
     if content is not None:
@@ -64,12 +64,28 @@ def test_a_missing_or_shortened_file_is_noticed(sidecar):
         read_sidecar(sidecar.path, "captions")
 
 
-def test_verify_finds_one_flipped_byte(sidecar, tmp_path):
-    assert list(verify(tmp_path)) == []
-    sidecar.file("images").write_bytes(b"12346")
-    assert "content differs" in next(verify(tmp_path))
-    sidecar.file("images").unlink()
-    assert "missing" in next(verify(tmp_path))
+@pytest.mark.parametrize("files", [None, [], {"images": None}, {"images": {"path": "x", "rows": "3", "bytes": 1, "sha256": ""}}])
+def test_a_record_that_is_none_is_named(sidecar, files):
+    artifacts.write_json(sidecar.path, {"kind": "images", "files": files, "info": {}})
+    with pytest.raises(UserError, match=r"00000\.json: damaged, a record of a file is none"):
+        read_sidecar(sidecar.path, "images")
+
+
+def test_a_file_that_a_sidecar_does_not_name(sidecar):
+    with pytest.raises(UserError, match=r"00000\.json: names no file 'ledger'"):
+        read_sidecar(sidecar.path, "images").file("ledger")
+
+
+def test_a_changed_byte_is_noticed_by_who_reads_the_file_whole(sidecar):
+    assert sidecar.checked("images").read_bytes() == b"12345"
+    sidecar.file("images").write_bytes(b"12344")
+    with pytest.raises(UserError, match=r"00000\.tar: content differs from the sha256 in .*00000\.json.*verify --repair"):
+        read_sidecar(sidecar.path, "images").checked("images")
+
+
+def test_a_table_that_is_none_is_named(sidecar):
+    with pytest.raises(UserError, match=r"00000\.tar: not a readable Parquet file"):
+        sidecar.table("images", ["key"])
 
 
 def test_json_keeps_the_given_order(tmp_path):

@@ -34,3 +34,37 @@ def test_the_conda_file_is_in_step_with_the_lock():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "envs/pipeline.yaml").read_text(encoding="utf-8") == module.environment(LOCK), "run `make generated`"
+
+
+def installing(text):
+    """The commands in a file that install packages, in their order."""
+    return re.findall(r"(?:uv )?pip install [^\n]*?-r envs/\S+\.lock", text)
+
+
+@pytest.mark.parametrize("recipe", ["Containerfile", "shoestring.def"])
+def test_containers_are_made_by_the_commands_of_the_makefile(recipe):
+    text = (ROOT / "envs" / recipe).read_text(encoding="utf-8")
+    wanted = installing((ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert len(wanted) == 2 and installing(text) == wanted
+    assert all(re.search(rf"envs/{lock}\b", text.split("pip install")[0]) for lock in ("installer.lock", "requirements.lock"))
+
+
+def test_containers_have_the_same_base_of_the_python_that_the_lock_is_for():
+    bases = {
+        re.search(r"^ARG BASE=docker\.io/library/(\S+)$", (ROOT / "envs/Containerfile").read_text(), re.M)[1],
+        re.search(r"^From: (\S+)$", (ROOT / "envs/shoestring.def").read_text(), re.M)[1],
+    }
+    python = re.search(r"--python-version (\S+)", (ROOT / "Makefile").read_text())[1]
+    assert len(bases) == 1 and bases.pop().startswith(f"python:{python}-")
+
+
+def test_the_container_runs_as_a_user_and_holds_no_secret():
+    text = (ROOT / "envs/Containerfile").read_text()
+    assert re.findall(r"^USER (\S+)$", text, re.M)[-1] not in ("root", "0")
+    assert not re.search(r"token|password|secret|^ADD |https?://", text, re.M | re.I)
+
+
+def test_the_rules_name_the_image_that_the_recipe_says_to_build():
+    image = re.search(r'^container: "(\S+)"', (ROOT / "Snakefile").read_text(), re.M)[1]
+    assert f"apptainer build {image} envs/shoestring.def" in (ROOT / "envs/shoestring.def").read_text()
+    assert image in (ROOT / "docs/how-to/containers.md").read_text() and image in (ROOT / ".gitignore").read_text().split()

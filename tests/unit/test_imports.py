@@ -14,15 +14,19 @@ ALLOWED = {
     "fingerprint": set(),
     "config": {"errors", "fingerprint"},
     "artifacts": {"errors", "fingerprint"},
-    "runtime": {"errors"},
-    "model": set(),
+    "runtime": {"errors", "artifacts"},
+    "lock": {"errors"},
+    "gpus": {"errors", "lock"},
+    "architecture": set(),
+    "model": {"architecture"},
     "diffusion": set(),
-    "engine": {"model", "diffusion"},
+    "engine": {"architecture", "model", "diffusion"},
+    "tensors": {"artifacts"},
     "ledger": {"artifacts"},
-    "download": {"errors", "config", "ledger", "runtime", "artifacts"},
+    "download": {"errors", "config", "ledger", "runtime", "artifacts", "lock"},
     "dataset": {"errors", "fingerprint", "artifacts"},
     "frozen": {"errors", "fingerprint", "artifacts"},
-    "metrics": {"errors", "fingerprint", "config", "artifacts", "ledger", "download", "frozen"},
+    "metrics": {"tensors", "errors", "fingerprint", "config", "artifacts", "ledger", "download", "frozen"},
     "reals": {"errors", "fingerprint", "artifacts", "frozen", "metrics"},
     "trained": {"errors", "artifacts", "model", "diffusion"},
     "embedded": {"errors", "runtime", "frozen"},
@@ -31,15 +35,19 @@ ALLOWED = {
     "encode": BASE | {"frozen", "diffusion"},
     "manifest": BASE | {"dataset"},
     "train": BASE | {"dataset", "engine", "frozen", "metrics", "model", "diffusion", "reals"},
-    "bench": BASE | {"dataset", "train", "engine", "model", "diffusion", "encode", "frozen"},
+    # architecture, plan, sources, embedded: `plan --measure` times the parts of a run
+    "bench": BASE
+    | {"dataset", "train", "engine", "model", "diffusion", "encode", "frozen", "architecture", "plan", "sources", "embedded"},
     # download, ledger: prompts of others come from the web
     "evaluate": BASE
     | {"frozen", "metrics", "model", "diffusion", "engine", "embedded", "reals", "trained", "download", "ledger"},
     "ablation": BASE | {"report"},
     "serve": BASE | {"export", "trained"},
-    "export": BASE | {"frozen", "model", "diffusion", "trained"},
+    "export": BASE | {"tensors", "frozen", "architecture", "model", "diffusion", "trained"},
     "report": BASE,
-    "plan": BASE | {"frozen", "model", "report"},
+    "verify": {"errors", "fingerprint", "artifacts", "runtime", "lock", "status"},  # status: whether a run is going on
+    "status": BASE | {"lock"},
+    "plan": BASE | {"frozen", "architecture", "report"},
 }
 ALLOWED["cli"] = set(ALLOWED)
 FILES = sorted(p for p in (ROOT / "pipeline").rglob("*.py") if p.name != "__main__.py" and p != ROOT / "pipeline/__init__.py")
@@ -69,6 +77,14 @@ def test_a_module_imports_only_what_its_part_may(path):
             assert other == part or other in ALLOWED[part], f"{path}: {part} may not import {other}"
 
 
+def test_the_architecture_needs_the_standard_library_alone():
+    for path in (ROOT / "pipeline/architecture").rglob("*.py"):
+        for name in _imported(path):
+            assert name.startswith("pipeline.architecture") or name.split(".")[0] in sys.stdlib_module_names, (
+                f"{path} imports {name}"
+            )
+
+
 @pytest.mark.parametrize("part", ["model", "diffusion", "engine"])
 def test_model_diffusion_and_engine_import_torch_and_the_standard_library_alone(part):
     for path in (ROOT / "pipeline" / part).rglob("*.py"):
@@ -78,7 +94,19 @@ def test_model_diffusion_and_engine_import_torch_and_the_standard_library_alone(
 
 
 @pytest.mark.parametrize(
-    "module", ["__main__", "sources.collect", "sources.table", "caption.captions", "manifest.build", "report.card", "report.page"]
+    "module",
+    [
+        "__main__",
+        "sources.collect",
+        "sources.table",
+        "caption.captions",
+        "manifest.build",
+        "report.card",
+        "report.page",
+        "plan.table",
+        "status.command",
+        "verify.command",
+    ],
 )
 def test_light_steps_load_no_torch(module):
     code = f"import sys, pipeline.{module}; sys.exit(' '.join({{'torch', 'diffusers', 'transformers'}} & set(sys.modules)) or 0)"

@@ -5,11 +5,12 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.runtime import StopRequest, pick_device, pick_precision, process_record, progress
+from pipeline.runtime import StopRequest, minutes_left, pick_device, pick_precision, process_record, progress
 
 
 def test_progress_in_a_log_is_lines_with_rate_and_time_left(capsys):
@@ -45,11 +46,24 @@ def test_a_deadline_is_a_reason_to_stop(handlers):
     assert stop.reason() == "deadline"
 
 
+def test_the_time_given_counts_from_the_start_of_the_process():
+    lived = (time.time() - psutil.Process().create_time()) / 60
+    assert lived > 0 and minutes_left(lived) == pytest.approx(0, abs=0.1)
+    assert minutes_left(None) is None
+
+
 def test_a_process_record_says_what_was_loaded(tmp_path):
     with process_record("encode", "a/b", tmp_path):
         pass
     record = json.loads((tmp_path / "encode-a-b.json").read_text())
     assert record["imports"][0] == "torch" and record["seconds"] > 0 and record["peak_memory_mb"] > 10
+
+
+def test_a_clock_that_is_set_meanwhile_makes_no_negative_seconds(tmp_path, monkeypatch):
+    now = time.time
+    with process_record("collect", "here", tmp_path):
+        monkeypatch.setattr(time, "time", lambda: now() - 3600)
+    assert 0 <= json.loads((tmp_path / "collect-here.json").read_text())["seconds"] < 3000
 
 
 def test_a_failed_step_leaves_no_record(tmp_path):

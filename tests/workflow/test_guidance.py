@@ -1,4 +1,4 @@
-"""The sweep over guidance scales, and sampling that several jobs share."""
+"""The sweep over guidance scales."""
 
 import json
 from collections import Counter
@@ -17,7 +17,10 @@ TARGET = "results/guidance.json"
         ("evaluation: {guidance_sweep: [1, 2, 3.5]}", SWEPT),  # the evaluation itself has 2
         ("evaluation: {guidance_sweep: []}", {}),
         ("{evaluation: {guidance_sweep: [1, 3.5]}, runtime: {sample_shards: 1}}", SWEPT),
-        ("runtime: {sample_shards: 3}", {"sample": 3, "evaluate": 1, **BELOW}),
+        (
+            "{evaluation: {guidance_sweep: [1, 3.5]}, runtime: {sample_shards: 3}}",
+            {"sample": 3, "evaluate": 1, "sample_guidance": 6, **SWEPT, **BELOW},
+        ),
         ("evaluation: {sampler: {name: euler}}", {"evaluate": 1, **BELOW}),
         ("evaluation: {sampler: {name: heun, interval: null}}", {}),
     ],
@@ -39,12 +42,3 @@ def test_a_sweep_is_compared_and_a_longer_one_evaluates_only_what_is_new(clone):
     assert not clone.planned(one, target=TARGET)
     assert clone.planned(two, target=TARGET) == Counter({"evaluate_guidance": 1, "guidance": 1})
     assert not clone.planned()
-
-
-def test_a_job_of_several_says_what_it_drew(clone):
-    shards = clone.overlay("shards.yaml", "runtime: {sample_shards: 2, sample_batch: 8}")
-    target = "results/eval/high_full/samples/1-of-2.json"
-    done = clone.snakemake("--", target, overlays=("tests/workflow/smoke.yaml", shards))
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    record = json.loads((clone.folder / target).read_text())
-    assert record["count"] == 16 and list(record["sha256"]) == [str(i) for i in (*range(8), *range(16, 24))]

@@ -43,6 +43,7 @@ use rule evaluate as evaluate_arm with:
     benchmark:
         "results/benchmarks/ablation/{arm}-{seed}-evaluation.tsv"
     params:
+        config=step_config("evaluate", weights="ema"),  # arms have no curve to choose by
         work=lambda wildcards: f"results/work/ablation/{wildcards.arm}-{wildcards.seed}/samples",
 
 

@@ -5,14 +5,18 @@ This is the only file of the workflow with Python functions.
 
 import glob
 import sys
+from functools import cache
 
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.config import has_table, local_files, slice_for, validate
+from pipeline.config import has_table, slice_for, validate
 from pipeline.errors import UserError
 from pipeline.fingerprint import code_fingerprint
+from pipeline.lock import DRIVER, Lock, be_alone
+from pipeline.sources.inputs import files_of_shards, files_of_table
 
 RUN_RECORD = "results/run_config.json"  # for the record, and for keys that cause no rerun; no rule has it as input
+DRIVER_BEFORE = Lock(DRIVER).read()  # the last driver when this one began to plan
 
 
 def validated():
@@ -36,6 +40,26 @@ wildcard_constraints:
     guidance=r"\d+\.\d+",
 
 
+def be_the_only_driver():
+    """Or end, with one line that names the other one: two would write the same files. No hook is called in dry runs, nor
+    in the processes that Snakemake starts for jobs; when this one is, nothing has been changed yet."""
+    try:
+        be_alone(DRIVER, DRIVER_BEFORE)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def plan_the_run():
+    """Or end, with one line, where the disk has no room for what the jobs will make. The plan stays for the report."""
+    from pipeline.plan.disk import before_run
+
+    started = {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}
+    try:
+        before_run(CONFIG, started, workflow.cores if workflow.local_exec else 1)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
 def write_run_record():
     """Runtime and report keys reach the steps through this file. Records of processes of other configurations go."""
     from pathlib import Path
@@ -49,9 +73,9 @@ def write_run_record():
             record.unlink()
 
 
-def step_config(step, *names):
+def step_config(step, *names, **fixed):
     """Param function: the step's slice of the configuration, for the wildcards named, as one canonical JSON string."""
-    return lambda wildcards: slice_for(CONFIG, step, **{name: wildcards[name] for name in names})
+    return lambda wildcards: slice_for(CONFIG, step, **{name: wildcards[name] for name in names}, **fixed)
 
 
 def code(module):
@@ -68,11 +92,25 @@ def sharded(pattern, sources):
     ]
 
 
-def source_files(wildcards):
-    """Input function: files of a source on this machine whose change means collecting it again. A missing path is the
-    step's to report."""
-    named = local_files(CONFIG.sources[wildcards.source])
-    return [file for file in named if file.startswith("results/") or os.path.exists(file)]
+def there(files):
+    """Of files on this machine those that are there, or will be. A missing one is the step's to report."""
+    return [file for file in files if file.startswith("results/") or os.path.exists(file)]
+
+
+@cache
+def files_by_shard(source):
+    """For each shard of a source its files on this machine. Looked up once: a source may have thousands of both."""
+    return files_of_shards(CONFIG.sources[source])
+
+
+def shard_files(wildcards):
+    """Input function: files of a shard on this machine whose change means collecting it again."""
+    return there(files_by_shard(wildcards.source)[int(wildcards.shard)])
+
+
+def table_files(wildcards):
+    """Input function: files on this machine that the table of a source is made from."""
+    return there(files_of_table(CONFIG.sources[wildcards.source]))
 
 
 def shared_table(wildcards):
@@ -171,11 +209,12 @@ def guidance_sweep():
 
 
 def sampler_options():
-    """Param: options of `model` for how pictures are drawn: as in the evaluation."""
+    """Param: options of `model` for which weights it takes and how pictures are drawn: as in the evaluation."""
     evaluation, sampler = CONFIG.evaluation, CONFIG.evaluation.sampler
     options = [f"--steps {evaluation.steps} --guidance {evaluation.guidance}"]
     options += [f"--sampler {sampler.name}"] if sampler.name != "heun" else []
     options += ["--interval {} {}".format(*sampler.interval)] if sampler.interval else []
+    options += ["--best"] if evaluation.weights == "best" else []
     return " ".join(options)
 
 
@@ -186,12 +225,39 @@ def inference_gpu():
 
 def launcher():
     """Resource: how training processes start. A resource, since the number of GPUs must not cause a rerun."""
-    runtime = CONFIG.runtime
-    if runtime.gpus <= 1:
-        return "python"
+    runtime, processes = CONFIG.runtime, max(1, CONFIG.runtime.gpus)
     # A batch system's warning reaches the processes, and torchrun gives them the time to save (its own is 30 s).
     stops = f"--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout {runtime.signal_lead_seconds}"
-    return f"torchrun --standalone --nproc-per-node {runtime.gpus} {stops}"
+    torchrun = f"torchrun --nproc-per-node {processes} {stops}"
+    if runtime.nodes > 1:
+        return lambda wildcards, threads: f"{one_a_node(threads)} {torchrun} {meeting_point()}"
+    return f"{torchrun} --standalone" if processes > 1 else "python"
+
+
+def one_a_node(threads):
+    """How a job of SLURM starts a program on each of its nodes. The step inherits nothing, so it asks for all of the job."""
+    runtime = CONFIG.runtime
+    gpus = f" --gpus-per-node {runtime.gpus}" if runtime.gpus else ""
+    return f"srun --nodes {runtime.nodes} --ntasks {runtime.nodes} --ntasks-per-node 1 --cpus-per-task {threads}{gpus}"
+
+
+def meeting_point():
+    """Options of torchrun: processes meet on the first node, which is the one that the job's shell runs on."""
+    job = "${SLURM_JOB_ID:?is not set: runtime.nodes above 1 needs a job of SLURM, see docs/how-to/slurm.md}"
+    endpoint = "$(hostname):$((20000 + SLURM_JOB_ID % 10000))"
+    return f"--nnodes {CONFIG.runtime.nodes} --rdzv-backend c10d --rdzv-id {job} --rdzv-endpoint {endpoint}"
+
+
+def several_nodes():
+    """Resources of a job on several nodes. With `mpi` its shell runs beside no step of its own, so `srun` may take all nodes;
+    `tasks_per_gpu` keeps `tasks` from being multiplied by the GPUs."""
+    nodes = CONFIG.runtime.nodes
+    return {"mpi": "srun", "tasks": nodes, "tasks_per_gpu": 0} if nodes > 1 else {}
+
+
+def training_mb():
+    """Resource: memory of training on a node. A process a GPU, each with a copy of the weights while it loads or saves."""
+    return 8000 if CONFIG.runtime.gpus == 0 else 32000 * CONFIG.runtime.gpus
 
 
 def model_files(*references):

@@ -4,6 +4,7 @@ REQUIRED INPUTS  results/train/{stage}/, shards and captions of the evaluation s
 OUTPUTS          results/eval/{stage}/card.json, samples.png, gallery.json, failures.json
                  results/eval/{stage}/geneval.json, prompts/{name}.png  where evaluation.geneval and prompt_sets ask for them
                  results/eval/{stage}/samples/{part}-of-{parts}.json  where several jobs draw (runtime.sample_shards)
+                 results/eval/{stage}/best/card.json                  on demand: the weights of the lowest FID of its curve
                  results/eval/{stage}/guidance/{guidance}/            the last stage at another guidance scale
                  results/guidance.json, .png  scores by guidance scale (evaluation.guidance_sweep)
                  results/fid_coco.json  the card of the run: scores, what made them, seconds and cost
@@ -16,6 +17,7 @@ rule sample:
         images=sharded("results/data/{source}/{shard}.json", [CONFIG.evaluation.source]),
         captions=sharded("results/captions/{source}/{shard}.json", [CONFIG.evaluation.source]),
         summary="results/train/{stage}/summary.json",
+        prompts=prompt_files(),
     output:
         "results/eval/{stage}/samples/{part}-of-{parts}.json",
     log:
@@ -43,6 +45,10 @@ rule sample:
 
 
 use rule sample as sample_guidance with:
+    input:
+        images=sharded("results/data/{source}/{shard}.json", [CONFIG.evaluation.source]),
+        captions=sharded("results/captions/{source}/{shard}.json", [CONFIG.evaluation.source]),
+        summary="results/train/{stage}/summary.json",
     output:
         "results/eval/{stage}/guidance/{guidance}/samples/{part}-of-{parts}.json",
     log:
@@ -108,6 +114,35 @@ use rule evaluate as evaluate_guidance with:
         config=step_config("evaluate", "guidance"),
 
 
+use rule sample as sample_best with:
+    output:
+        "results/eval/{stage}/best/samples/{part}-of-{parts}.json",
+    log:
+        "results/logs/sample/{stage}-best-{part}-of-{parts}.log",
+    benchmark:
+        "results/benchmarks/sample/{stage}-best-{part}-of-{parts}.tsv"
+    params:
+        config=step_config("sample", weights="best"),
+
+
+use rule evaluate as evaluate_best with:
+    input:
+        images=sharded("results/data/{source}/{shard}.json", [CONFIG.evaluation.source]),
+        captions=sharded("results/captions/{source}/{shard}.json", [CONFIG.evaluation.source]),
+        summary="results/train/{stage}/summary.json",
+        models=judging_models(),
+        drawn=sample_parts("results/eval/{stage}/best/samples"),
+        prompts=prompt_files(),
+    output:
+        card="results/eval/{stage}/best/card.json",
+    log:
+        "results/logs/evaluate/{stage}-best.log",
+    benchmark:
+        "results/benchmarks/evaluate/{stage}-best.tsv"
+    params:
+        config=step_config("evaluate", weights="best"),
+
+
 rule guidance:
     input:
         cards=guidance_cards(),
@@ -141,7 +176,7 @@ rule card:
     params:
         settings=RUN_RECORD,
         code=code("pipeline.report.card"),
-        price=[CONFIG.report.dollars_per_hour, CONFIG.report.device_name],
+        price=lambda wildcards: [CONFIG.report.dollars_per_hour, CONFIG.report.device_name],  # a name may hold braces
         stages=lambda wildcards, input: [f"--stages={file}" for file in input.stages],
     shell:
         "python -m pipeline card --settings {params.settings} --evaluation {input.evaluation:q} {params.stages:q}"

@@ -5,6 +5,7 @@ REQUIRED INPUTS  the card, every stage's manifest, summary and metrics, the eval
                  cards of earlier runs                where report.earlier names them
                  results/ablation.json, .png          where there is one and the configuration has `ablation`; not made for it
                  results/benchmarks/                  as far as it is there
+                 results/work/plan/plan.json          what was planned before the first job
 OUTPUTS          results/report.html
 """
 
@@ -38,5 +39,5 @@ rule report:
         ablation_content=content_of(*ablation_found()),
     shell:
         "python -m pipeline report --settings {params.settings} --card {input.card:q} {params.manifests:q} {params.stages:q}"
-        " --evaluation {params.evaluation:q} --benchmarks results/benchmarks {params.guidance:q} {params.ablation:q}"
+        " --evaluation {params.evaluation:q} --benchmarks results/benchmarks --plan results/work/plan/plan.json {params.guidance:q} {params.ablation:q}"
         " --out {output:q} 2>&1 | tee {log:q}"

@@ -12,7 +12,7 @@ OUTPUTS          results/tables/{source}.parquet        of URL lists and archive
 
 rule table:
     input:
-        source_files,
+        table_files,
     output:
         sidecar="results/tables/{source}.json",
         table="results/tables/{source}.parquet",
@@ -35,7 +35,7 @@ rule table:
 
 rule collect:
     input:
-        files=source_files,
+        files=shard_files,
         table=shared_table,
     output:
         sidecar="results/data/{source}/{shard}.json",

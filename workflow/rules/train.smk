@@ -64,10 +64,12 @@ rule train:
         "../../envs/pipeline.yaml"
     threads: 64  # all there are: Snakemake lowers it to --cores
     resources:
-        mem_mb=8000,
-        gpu=CONFIG.runtime.gpus,
+        **several_nodes(),
+        mem_mb=training_mb(),
+        nodes=CONFIG.runtime.nodes,  # also for one: SLURM would spread the GPUs of a job over several
+        gpu=CONFIG.runtime.nodes * CONFIG.runtime.gpus,
         launch=launcher(),
-        runtime=10080,  # minutes: a week, unless the profile says what the site allows
+        runtime=10080,  # minutes: a week, unless the site allows less
     params:
         settings=RUN_RECORD,
         config=step_config("train", "stage"),

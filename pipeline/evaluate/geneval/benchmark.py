@@ -10,20 +10,17 @@ import numpy as np
 import torch
 
 from pipeline.artifacts import write_json
-from pipeline.config.evaluation import Evaluation, GenEval
-from pipeline.download.files import Files
-from pipeline.errors import UserError
+from pipeline.config.evaluation import Evaluation
 from pipeline.evaluate.card import Clock
 from pipeline.evaluate.gallery import data_uri
 from pipeline.evaluate.geneval import scenes
+from pipeline.evaluate.geneval.asked import Asked
 from pipeline.evaluate.geneval.colours import ClipColours, colours_read
 from pipeline.evaluate.geneval.detectors import Detector, load_detector
-from pipeline.evaluate.geneval.prompts import TASKS, Prompt, Prompts, read_prompts
+from pipeline.evaluate.geneval.prompts import TASKS, Prompt
 from pipeline.evaluate.geneval.scoring import MAX_OBJECTS, POSITION_MARGIN, Detection, judge, surest
 from pipeline.evaluate.geneval.self_test import known_objects, self_test
-from pipeline.evaluate.prompt_files import fetch, spread
-from pipeline.evaluate.sample import Images, Maker
-from pipeline.fingerprint import digest
+from pipeline.evaluate.prompt_files import spread
 from pipeline.frozen.clip import Clip
 from pipeline.frozen.models import identity
 from pipeline.reals import Real
@@ -45,50 +42,30 @@ class Verdict(NamedTuple):
 class Benchmark:
     """Everything that is needed besides the model; `clip` is the identity of what names colours, None: the detector does."""
 
-    config: GenEval
-    prompts: Prompts
+    asked: Asked
     detector: Detector
     colours: Callable[[np.ndarray, Sequence[Detection]], list[str]]
     clip: dict[str, Any] | None
 
     @classmethod
-    def load(
-        cls, evaluation: Evaluation, config: GenEval, files: Files, clips: Callable[[str], Clip], device: torch.device
-    ) -> "Benchmark":
-        """Raises: UserError for a file of prompts that cannot be had or read, and a detector that does not fit it."""
-        prompts = _prompts(config, files)
-        detector = load_detector(config.detector, prompts.names, device)
+    def load(cls, evaluation: Evaluation, asked: Asked, clips: Callable[[str], Clip], device: torch.device) -> "Benchmark":
+        """Raises: UserError for a detector that does not fit the prompts."""
+        config = asked.config
+        detector = load_detector(config.detector, asked.prompts.names, device)
         if config.detector == scenes.NAME:
-            return cls(config, prompts, detector, colours_read, None)
+            return cls(asked, detector, colours_read, None)
         ref = config.clip or evaluation.clip_score
-        return cls(config, prompts, detector, ClipColours(clips(ref)), identity(ref))
+        return cls(asked, detector, ClipColours(clips(ref)), identity(ref))
 
-    @property
-    def rows(self) -> list[Prompt]:
-        """The prompts that are drawn."""
-        rows = self.prompts.rows
-        return [rows[i] for i in spread([row.tag for row in rows], self.config.limit)]
-
-    @property
-    def texts(self) -> list[str]:
-        """A prompt an image."""
-        return [row.prompt for row in self.rows for _ in range(self.config.images_a_prompt)]
-
-    def images(self, folder: Path) -> Images:
-        """Where they lie: a folder of their own for every list of prompts."""
-        return Images(folder / f"geneval-{digest(self.texts)}", len(self.texts))
-
-    def run(self, maker: Maker, batch: int, reals: Sequence[Real], px: int, folder: Path, out: Path) -> dict[str, Any]:
-        """Draw what is not in `folder` yet, `batch` images at a time, and write `out`. Returns what the card says of it."""
-        clock, images = Clock(), self.images(folder)
-        with clock("sampling"):
-            images.complete(maker, batch, "sampling for GenEval")
+    def run(self, images: Sequence[np.ndarray], reals: Sequence[Real], px: int, out: Path) -> dict[str, Any]:
+        """Judge the drawn `images` of `px` pixels and write `out`. Returns what the card says of it."""
+        clock = Clock()
         with clock("detection"):
             verdicts = list(self.verdicts(images))
         with clock("self_test"):
             tested = self_test(*known_objects(reals, self.detector.names), px, self._find, self.colours)
         result = self.result(images, verdicts)
-        facts = {"images_a_prompt": self.config.images_a_prompt, "px": px, "seconds": clock.seconds}
+        facts = {"images_a_prompt": self.asked.config.images_a_prompt, "px": px, "seconds": clock.seconds}
         write_json(out, {**result, "self_test": tested, **facts, "failures": _failures(images, verdicts)})
         return {
             "score": result["score"],
@@ -97,10 +74,10 @@ class Benchmark:
             **{name: result[name] for name in ("images", "prompts", "detector", "clip", "thresholds")},
         }
 
-    def verdicts(self, images: Images) -> Iterator[Verdict]:
+    def verdicts(self, images: Sequence[np.ndarray]) -> Iterator[Verdict]:
         """One an image."""
-        rows = [row for row in self.rows for _ in range(self.config.images_a_prompt)]
-        least = min(self.config.detector_threshold, self.config.counting_threshold)
+        rows, config = self.asked.of_images, self.asked.config
+        least = min(config.detector_threshold, config.counting_threshold)
         with progress("GenEval", len(images)) as bar:
             for start in range(0, len(images), DETECTOR_BATCH):
                 pixels = [images[i] for i in range(start, min(start + DETECTOR_BATCH, len(images)))]
@@ -110,40 +87,32 @@ class Benchmark:
 
     def _judge(self, prompt: Prompt, image: np.ndarray, found: list[Detection]) -> list[str]:
         counting = prompt.tag == "counting"
-        threshold = self.config.counting_threshold if counting else self.config.detector_threshold
+        config = self.asked.config
+        threshold = config.counting_threshold if counting else config.detector_threshold
         return judge(prompt, surest(found, threshold, self.detector.overlap), partial(self.colours, image))
 
     def _find(self, image: np.ndarray) -> list[Detection]:
-        (found,) = self.detector.detect([image], self.config.detector_threshold)
-        kept = surest(found, self.config.detector_threshold, self.detector.overlap)
+        threshold = self.asked.config.detector_threshold
+        (found,) = self.detector.detect([image], threshold)
+        kept = surest(found, threshold, self.detector.overlap)
         return [one for group in kept.values() for one in group]
 
-    def result(self, images: Images, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    def result(self, images: Sequence[np.ndarray], verdicts: Sequence[Verdict]) -> dict[str, Any]:
         """Scores and what made them. The score is the mean over the tasks, of however many prompts each has."""
         tasks = {task: _task([one for one in verdicts if one.prompt.tag == task]) for task in TASKS}
         tasks = {task: row for task, row in tasks.items() if row["images"]}
+        asked, config = self.asked, self.asked.config
         return {
             "score": sum(row["accuracy"] for row in tasks.values()) / len(tasks),
             "tasks": tasks,
-            "prompts": {"source": self.prompts.source, "sha256": self.prompts.sha256, "count": len(self.rows),
-                        "of": len(self.prompts.rows)},
+            "prompts": {"source": asked.prompts.source, "sha256": asked.prompts.sha256, "count": len(asked.rows),
+                        "of": len(asked.prompts.rows)},
             "images": len(images),
             "detector": self.detector.identity,
             "clip": self.clip,
-            "thresholds": {"detection": self.config.detector_threshold, "counting": self.config.counting_threshold,
+            "thresholds": {"detection": config.detector_threshold, "counting": config.counting_threshold,
                            "overlap": self.detector.overlap, "max_objects": MAX_OBJECTS, "position_margin": POSITION_MARGIN},
         }  # fmt: skip
-
-
-def _prompts(config: GenEval, files: Files) -> Prompts:
-    key = "evaluation.geneval.prompts"
-    if config.prompts != scenes.NAME:
-        file = fetch(key, config.prompts, files, config.prompts_sha256)
-        return read_prompts(file, f"{key}: {config.prompts}")._replace(source=config.prompts)
-    found = scenes.scene_prompts()
-    if config.prompts_sha256 not in (None, found.sha256):
-        raise UserError(f"{key}: the embedded prompts have sha256 {found.sha256}, not {config.prompts_sha256}")
-    return found
 
 
 def _task(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -156,7 +125,7 @@ def _task(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _failures(images: Images, verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
+def _failures(images: Sequence[np.ndarray], verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
     """Some wrong images of every task, in the order of the tasks."""
     wrong = [one for one in verdicts if one.reasons]
     shown = [wrong[i] for i in spread([one.prompt.tag for one in wrong], FAILURES)]

@@ -38,7 +38,7 @@ def surest(found: Sequence[Detection], threshold: float, overlap: float = 1.0) -
     """Detections above the threshold by class, surest first; with `overlap` below 1 also without those that cover a surer
     one of their class by so much (intersection over union)."""
     classes: dict[str, list[Detection]] = {}
-    for one in sorted((one for one in found if one.score > threshold), key=lambda one: (-one.score, one.box)):
+    for one in sorted((one for one in found if one.score > threshold), key=lambda one: (-one.score, one.box, one.colour or "")):
         classes.setdefault(one.name, []).append(one)
     return {name: _apart(group[:MAX_OBJECTS], overlap) for name, group in classes.items()}
 

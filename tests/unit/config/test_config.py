@@ -209,6 +209,41 @@ def test_a_sweep_of_the_guidance_is_no_part_of_an_evaluation(values):
     assert swept["guidance"] == 1.5 and swept["untrained_images"] == 0
 
 
+def test_best_weights_need_a_curve_and_are_no_reason_to_evaluate_those_at_the_end_again(values):
+    config = validate(values)
+    assert "weights" not in json.loads(slice_for(config, "evaluate"))["evaluation"]
+    assert slice_for(config, "evaluate") == slice_for(config, "evaluate", weights="ema")
+    values["evaluation"] |= {"weights": "best", "curve": {"images": 8}}
+    best = validate(values)
+    for step in ("evaluate", "sample"):
+        assert json.loads(slice_for(best, step))["evaluation"]["weights"] == "best"
+        assert slice_for(best, step) == slice_for(config, step, weights="best")
+        assert slice_for(best, step, weights="ema") == slice_for(config, step)
+    values["evaluation"]["curve"] = {"images": 0}
+    with pytest.raises(
+        UserError, match=r"evaluation\.weights: best is the lowest FID of the curve, which is off; set evaluation"
+    ):
+        validate(values)
+
+
+def test_jobs_that_draw_know_what_is_drawn_and_not_what_looks_at_it(values):
+    prompts = {"limit": 6, "images_a_prompt": 1}
+    values["evaluation"] |= {"geneval": prompts, "prompt_sets": {"mine": "a.txt"}, "prompts_a_set": 3, "untrained_images": 5}
+    before = slice_for(validate(values), "sample")
+    drawn = json.loads(before)["evaluation"]
+    assert drawn["geneval"].items() >= prompts.items() and drawn["prompt_sets"] == {"mine": "a.txt"}
+    values["evaluation"]["geneval"] = {**prompts, "detector": "other", "clip": "embedded:clip", "counting_threshold": 0.8}
+    values["evaluation"] |= {"bootstrap": 7, "cmmd": "embedded:clip", "preference": ["pickscore"]}
+    assert slice_for(validate(values), "sample") == before
+    values["evaluation"]["geneval"] = {**prompts, "limit": 7}
+    assert slice_for(validate(values), "sample") != before
+    assert (
+        json.loads(slice_for(validate(values), "sample", guidance="2.0"))["evaluation"]
+        .keys()
+        .isdisjoint(["geneval", "prompt_sets"])
+    )
+
+
 def test_buckets_reach_encode_and_nothing_else_does_without_them():
     plain = load(ROOT / "config.yaml")
     source = plain.training_sources()[0]

@@ -58,6 +58,13 @@ def write_captions(sidecar: Path, captions: dict[str, str | list[str | None] | N
     return sidecar
 
 
+def describe_again(sidecar: Path) -> None:
+    """Give a sidecar the hashes of its files as they are now: damage that nobody can tell from them."""
+    value = json.loads(sidecar.read_text())
+    files = {name: (sidecar.parent / record["path"], record["rows"]) for name, record in value["files"].items()}
+    write_sidecar(sidecar, value["kind"], files, value["info"])
+
+
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)

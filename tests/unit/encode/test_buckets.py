@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.artifacts import BLOCK_ROWS, read_json, read_sidecar, verify
+from pipeline.artifacts import BLOCK_ROWS, read_json, read_sidecar
 from pipeline.config.steps import EncodeSlice, Settings
 from pipeline.dataset import ArrowShard
 from pipeline.encode.buckets import STEPS, Buckets, step_of
@@ -22,6 +22,7 @@ from pipeline.encode.latents import posterior_noise
 from pipeline.errors import UserError
 from pipeline.frozen.pixels import covering, square, unit_tensor
 from pipeline.frozen.vae import load_vae
+from pipeline.verify.command import faults
 from tests.unit.encode.small_shards import picture, write_captions, write_shard
 from tests.unit.frozen.small_models import save_clip, save_vae
 
@@ -172,7 +173,7 @@ def test_the_file_says_what_it_is_and_lies_beside_that_of_squares(models: dict[s
     shapes = sidecar.info["latents"]["16"]["buckets"]
     assert [len(row) for row in table["latent"].to_pylist()] == [4 * math.prod(shapes[n]) for n in table["bucket"].to_pylist()]
     assert json.loads(table.schema.metadata[b"info"])["max_aspect"] == 2.0
-    assert before.read_bytes() == bytes_before and before != sidecar.file("latents-16") and list(verify(tmp_path)) == []
+    assert before.read_bytes() == bytes_before and before != sidecar.file("latents-16") and faults(tmp_path) == []
     assert len(list((tmp_path / "text/photos").iterdir())) == 1  # embeddings know nothing of crops
     encode(tmp_path, models, crop="buckets", max_aspect=3.0)
     assert len(list((tmp_path / "latents/photos").iterdir())) == 3

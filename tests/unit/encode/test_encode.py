@@ -7,16 +7,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.artifacts import BLOCK_ROWS, read_json, read_sidecar, verify
+from pipeline.artifacts import BLOCK_ROWS, read_json, read_sidecar
 from pipeline.config.steps import EncodeSlice, Settings
 from pipeline.dataset import ArrowShard
 from pipeline.encode.encode import run
 from pipeline.encode.latents import key_position, posterior_noise
+from pipeline.encode.samples import samples_of
 from pipeline.errors import UserError
 from pipeline.frozen.pixels import square, unit_tensor
 from pipeline.frozen.text import load_text_encoder
 from pipeline.frozen.vae import load_vae
-from tests.unit.encode.small_shards import picture, write_captions, write_shard
+from pipeline.verify.command import faults
+from tests.unit.encode.small_shards import describe_again, picture, write_captions, write_shard
 from tests.unit.frozen.small_models import save_clip, save_vae
 
 SIZES = [(48, 40), (32, 32), (90, 33), (41, 70), (64, 64), (40, 48), (33, 33)]
@@ -136,7 +138,7 @@ def test_dropped_padding_is_not_stored_and_nothing_else_is_lost(shard: Run, batc
     stored = sum(whole["length"].to_pylist())
     info = read_sidecar(shard.out, "encoded").info["text"]
     assert (info["padding"], info["tokens_stored"], info["tokens_padded"]) == ("drop", stored, len(captions) * 12)
-    assert stored < len(captions) * 12 and list(verify(shard.root)) == []
+    assert stored < len(captions) * 12 and faults(shard.root) == []
 
 
 def test_a_latent_depends_on_key_and_seed_and_not_on_its_batch(shard: Run, tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_sidecar_names_everything_the_manifest_needs(shard: Run) -> None:
     for kind in ("images", "captions"):
         named = read_sidecar(shard.out.parent / info[kind]["path"], kind)
         assert named.sha256(kind) == info[kind]["sha256"]
-    assert list(verify(shard.root)) == []
+    assert faults(shard.root) == []
 
 
 def test_nothing_is_made_twice_and_a_new_resolution_makes_only_itself(shard: Run) -> None:
@@ -245,12 +247,22 @@ def test_a_damaged_shard_is_named_and_leaves_nothing(shard: Run) -> None:
     start = content.index(b"IDAT")
     content[start : start + 200] = bytes(200)
     tar.write_bytes(content)
+    with pytest.raises(UserError, match=r"00000\.tar: content differs from the sha256 in .*00000\.json"):
+        shard.encode(16)
+    describe_again(shard.images)
     with pytest.raises(UserError, match=r"00000\.tar: image 'k0' does not decode"):
         shard.encode(16)
     tar.write_bytes(bytes(len(content) - 512) + b"x" * 512)
+    describe_again(shard.images)
     with pytest.raises(UserError, match=r"00000\.tar: "):
         shard.encode(16)
     assert not [file for file in shard.root.rglob("*") if "latents" in file.parts and file.is_file()]
+
+
+@pytest.mark.parametrize("name", ["a b", "it's %20 ü", "{0..9}", "a;b#c?d", "pipe:ls"])
+def test_a_shard_in_a_folder_of_any_name_is_read(tmp_path: Path, name: str) -> None:
+    sidecar = write_shard(tmp_path / name / "00000.json", {"k0": picture(0), "k1": picture(1)})
+    assert [key for key, _ in samples_of(sidecar.with_suffix(".tar"), ["k0", "k1"])] == ["k0", "k1"]
 
 
 def test_a_px_that_the_vae_does_not_divide_is_named(shard: Run) -> None:
@@ -302,7 +314,7 @@ def test_int8_text_reads_as_its_float16_to_within_its_steps(shard: Run, padding:
     assert small.dtype == np.float16 and small.shape == whole.shape
     step = np.abs(whole).max(-1, keepdims=True) / 127
     assert (np.abs(small - whole) <= 0.6 * step + 1e-6).all() and not np.array_equal(small, whole)
-    assert read_json(shard.out)["info"]["text"]["storage"] == "int8" and list(verify(shard.root)) == []
+    assert read_json(shard.out)["info"]["text"]["storage"] == "int8" and faults(shard.root) == []
     assert read_sidecar(shard.out, "encoded").file("text").stat().st_size < size
 
 

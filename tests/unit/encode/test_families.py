@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifacts import read_json, read_sidecar, verify
+from pipeline.artifacts import read_json, read_sidecar
 from pipeline.config.steps import EncodeSlice, Settings
 from pipeline.dataset import ArrowShard
 from pipeline.encode.encode import run
 from pipeline.frozen.text import load_text_encoder
+from pipeline.verify.command import faults
 from tests.unit.encode.small_shards import picture, write_captions, write_shard
 from tests.unit.frozen import family_models
 
@@ -79,4 +80,4 @@ def test_every_text_encoder(models: Path, results: Path, name: str, padding: str
 
 
 def test_all_of_it_is_as_its_sidecars_say(results: Path) -> None:
-    assert list(verify(results)) == []
+    assert faults(results) == []

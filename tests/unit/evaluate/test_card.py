@@ -39,8 +39,10 @@ def test_the_whole_departure_is_named():
 @pytest.mark.parametrize(("images", "warned"), [(127, True), (128, False)])
 def test_fewer_images_than_twice_the_width_are_warned_of(images, warned):
     network = FeatureNetwork("clip", "hash", 32, 64, lambda pixels: pixels)
-    found = card.warnings_for(network, images)
+    found = card.warnings_for(network, images, "ema")
     assert bool(found) == warned and all(f"{images} images for 64 features" in line for line in found)
+    *same, last = card.warnings_for(network, images, "best")
+    assert same == found and "chosen by their FID" in last
 
 
 def test_a_part_that_runs_twice_is_added_up():

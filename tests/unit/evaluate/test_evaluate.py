@@ -1,10 +1,12 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from pipeline.artifacts import sha256_file
+from pipeline.artifacts import read_json, sha256_file, write_json
 from pipeline.config.steps import EvaluateSlice
 from pipeline.errors import UserError
 from pipeline.evaluate.evaluate import run
@@ -16,8 +18,8 @@ from pipeline.report.compare import compare, made_differently
 def evaluate(tmp_path, shards, stage, settings):
     """Run the step with a slice; the card."""
 
-    def go(slice_, out="out", shards=shards):
-        run(slice_, settings, *shards, stage, tmp_path / "work", tmp_path / out, tmp_path / "reference")
+    def go(slice_, out="out", shards=shards, weights=stage):
+        run(slice_, settings, *shards, weights, tmp_path / "work", tmp_path / out, tmp_path / "reference")
         return json.loads((tmp_path / out / "card.json").read_text())
 
     return go
@@ -100,6 +102,40 @@ def test_scores_may_change_without_drawing_and_the_sampler_may_not(evaluate, sli
     assert card["drawn"] == 0 and card["resize"] == "legacy_pytorch" and card["scale"]["ceiling"] is None
     assert evaluate(slice_of(untrained_images=0, guidance=3.0))["drawn"] == 8
     assert len(list((tmp_path / "work").iterdir())) == 2
+
+
+@pytest.fixture
+def curved(tmp_path, stage):
+    """The stage as if its curve had had its lowest FID at 384 of its 640 images."""
+    folder = tmp_path / stage.name
+    folder.mkdir()
+    state = {name: value + 0.01 for name, value in load_file(stage / "ema.safetensors").items()}
+    save_file(state, folder / "best.safetensors")
+    shutil.copy(stage / "ema.safetensors", folder)
+    point = {"images": 384, "curve_fid": 5.0, "curve_clip_score": 20.0, "curve_images": 8}
+    write_json(folder / "summary.json", {**read_json(stage / "summary.json"), "images_seen_total": 1640, "best_by_fid": point})
+    return folder
+
+
+def test_the_best_weights_of_the_curve_have_a_card_of_their_own(evaluate, slice_of, curved, tmp_path):
+    keys = {"untrained_images": 0, "bootstrap": 20}
+    last, best = evaluate(slice_of(**keys), "a", weights=curved), evaluate(slice_of(**keys, weights="best"), "b", weights=curved)
+    assert (last["weights"]["file"], last["weights"]["images_seen_total"]) == ("ema.safetensors", 1640)
+    assert (best["weights"]["file"], best["weights"]["images_seen_total"]) == ("best.safetensors", 1000 + 384)
+    assert best["weights"]["sha256"] == sha256_file(curved / "best.safetensors") and best["drawn"] == 8
+    assert any("chosen by their FID" in line for line in best["warnings"]) and "chosen" not in str(last["warnings"])
+    a, b = ({**card["metrics"], **card} for card in (last, best))
+    assert not any(row.refused for row in compare(a, b)) and a["fid"] != b["fid"]
+    assert ("weights.file", "ema.safetensors", "best.safetensors") in made_differently(a, b)
+    assert ("weights.images_seen_total", "1640", "1384") in made_differently(a, b)
+
+
+def test_best_weights_that_there_are_none_of_are_told(evaluate, slice_of, tmp_path):
+    with pytest.raises(
+        UserError, match=r"stage0: was trained without scores; set evaluation\.curve\.images and run its training"
+    ):
+        evaluate(slice_of(weights="best"))
+    assert not (tmp_path / "work").exists()
 
 
 def test_all_captions_are_evaluated_when_no_number_is_given(evaluate, slice_of, tmp_path):

@@ -33,17 +33,14 @@ def test_prompts_are_spread_over_the_categories(load, csv):
     assert one.name == "mine" and one.rows == [Named("a", "X"), Named("c", "Y"), Named("d", "Z")]
 
 
-def test_a_set_is_drawn_once_and_shown_as_one_page(load, csv, tmp_path):
+def test_a_set_is_drawn_in_a_folder_of_its_own_and_shown_as_one_page(load, csv, tmp_path):
     (one,) = load(limit=4, mine=csv)
-    drawn = []
-
-    def make(texts):
-        assert texts == ["a", "b", "c", "d"]
-        return lambda indices: drawn.extend(indices) or np.stack([RED for _ in indices])
-
-    for _ in range(2):
-        one.draw(make, 3, tmp_path / "work", tmp_path / "prompts/mine.png")
-    assert drawn == [0, 1, 2, 3]
+    (fewer,) = load(limit=3, mine=csv)
+    assert one.drawing.texts == ["a", "b", "c", "d"] and one.drawing.purpose == fewer.drawing.purpose == "prompts mine"
+    assert one.drawing.name.startswith("mine-") and one.drawing.name != fewer.drawing.name
+    images = one.drawing.images(tmp_path / "work")
+    images.complete(lambda indices: np.stack([RED for _ in indices]), 3, "drawing")
+    one.write(images, tmp_path / "prompts/mine.png")
     page = np.asarray(Image.open(tmp_path / "prompts/mine.png"))
     assert (page == (255, 0, 0)).all(2).sum() == 4 * TILE_PX**2 and (page.sum(2) < 120).any()
 

@@ -80,6 +80,12 @@ def test_a_part_that_is_none_is_told(text):
         Part.parse(text)
 
 
+def test_the_next_folder_is_dealt_out_from_where_the_last_one_ended():
+    for batches, parts in [(0, 3), (1, 3), (4, 3), (7, 2), (5, 1)]:
+        dealt = [Part(k + 1, parts).after(batches).number - 1 for k in range(parts)]
+        assert sorted(dealt) == list(range(parts)) and dealt.index(0) == batches % parts
+
+
 def test_an_interruption_leaves_whole_files_only(tmp_path, draw):
     def fails_at_the_second_batch(indices):
         if indices[0]:

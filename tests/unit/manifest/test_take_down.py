@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.fingerprint import ROOT
 from pipeline.manifest.take_down import add, parse, read
@@ -60,9 +61,17 @@ def test_the_command_says_how_many_were_new_and_what_to_do(tmp_path: Path) -> No
         (["photos/a", "--from", "latin.txt"], "latin.txt: cannot be read as UTF-8"),
     ],
 )
-def test_a_mistake_is_one_line_and_changes_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_mistake_is_one_line_and_changes_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pipeline", "take-down", *arguments])
     (tmp_path / "take_down.txt").write_text("photos/z\n")
     (tmp_path / "latin.txt").write_bytes(b"photos/\xe9\n")
-    done = command(tmp_path, *arguments)
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and message in done.stderr
-    assert done.stderr.count("\n") == 1 and (tmp_path / "take_down.txt").read_text() == "photos/z\n"
+    code, told = main(), capsys.readouterr().err
+    assert code == 1 and told.startswith("error: ") and message in told
+    assert told.count("\n") == 1 and (tmp_path / "take_down.txt").read_text() == "photos/z\n"

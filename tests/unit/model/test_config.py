@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.architecture.config import attention_width, backbone_shapes, dense_hidden, expert_hidden, mixer_shapes
 from pipeline.model import PRESETS, MicroDiTConfig, at_resolution
-from pipeline.model.config import attention_width, backbone_shapes, dense_hidden, expert_hidden, mixer_shapes
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.model.masking import keep_ids, kept_tokens, put_tokens, take_tokens, unpatchify
+from pipeline.architecture import kept_tokens
+from pipeline.model.masking import keep_ids, put_tokens, take_tokens, unpatchify
 
 
 @settings(max_examples=50, deadline=None)

@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipeline.config.steps import Settings
 from pipeline.errors import UserError
-from pipeline.report import benchmarks, curves, environment
+from pipeline.report import benchmarks, cost, curves, environment
 from pipeline.report.earlier import comparison
 from pipeline.report.page import Further
 from pipeline.report.pictures import grid
@@ -21,6 +21,7 @@ from tests.unit.report.runs import (
     STAGES,
     add_scores,
     picture,
+    write,
     write_ablation,
     write_benchmarks,
     write_geneval,
@@ -151,9 +152,34 @@ def test_rules_are_summed_from_the_benchmarks_of_this_run(finished):
 
 def test_the_table_of_rules_stands_beside_the_plan(finished):
     folder = write_benchmarks(finished.results / "benchmarks")
-    rows = {row[0]: row[1:] for row in cells_of(written(finished, Further(benchmarks=folder)), "cost", 1)}
-    assert rows["train"] == ["2", "3.0 min", "1.8 min", "2.9 min", "1,409 MB", "0.05", "0.0469", "$0.005"]
-    assert rows["all"][0] == "6" and rows["collect"][6] == "–"
+    planned = {
+        "train": (160, 0.0444),
+        "collect": (60, 0),
+        "sample": (5, 0.001),
+        "evaluate": (20, 0.005),
+        "evaluate_guidance": (10, 0.002),
+    }
+    rules = {name: {"seconds": seconds, "device_hours": hours} for name, (seconds, hours) in planned.items()}
+    plan = write(finished.results / "plan.json", {"rules": {**rules, "card": {"seconds": 1, "device_hours": 0}}})
+    rows = {row[0]: row[1:] for row in cells_of(written(finished, Further(benchmarks=folder, plan=plan)), "cost", 1)}
+    assert rows["train"] == ["2", "3.0 min", "2.7 min", "+12 %", "1.8 min", "2.9 min", "1,409 MB", "0.05", "0.0444", "$0.005"]
+    assert rows["collect"][2:4] == ["60 s", "-39 %"] and rows["collect"][8] == "–"
+    assert rows["evaluate"][2:4] == ["30 s", "2.3 times"] and rows["evaluate"][8] == "0.007"
+    assert rows["embedded coco"][2:4] == ["–", "–"] and rows["all"][2] == "4.2 min"
+
+
+def test_rules_without_a_plan_are_shown_without_one(finished):
+    folder = write_benchmarks(finished.results / "benchmarks")
+    further = Further(benchmarks=folder, plan=finished.results / "none.json")
+    rows = {row[0]: row[1:] for row in cells_of(written(finished, further), "cost", 1)}
+    assert rows["train"] == ["2", "3.0 min", "1.8 min", "2.9 min", "1,409 MB", "0.05", "$0.005"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"rules": {"train": {}}}', '{"rules": []}'])
+def test_a_file_that_is_no_plan_is_named(tmp_path, content):
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(UserError, match=r"plan\.json: not the plan of a run"):
+        cost.plan_of(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize("content", ["", "s\tcpu_time\n", "time\n1\n", "s\nlong\n", "s\nnan\n"])

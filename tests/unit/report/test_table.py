@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.report import card as card_step
+from pipeline.report.environment import settings_of
 from pipeline.report.table import run
 
 
@@ -60,6 +61,16 @@ def test_geneval_stands_with_its_tasks_and_its_detector(printed, finished):
     card_step.run(finished.settings, finished.card, finished.stages, finished.records, finished.results / "fid_coco.json")
     told = next(line for line in printed() if line.startswith("GenEval"))
     assert "0.464 on 2,212 pictures (two object 50.0 %, colors 75.0 %; the detector finds 98.0 % in real images)" in told
+
+
+def test_weights_that_were_chosen_are_named_with_their_images(printed, finished):
+    assert not any(line.startswith("Weights:") for line in printed())
+    card = json.loads(finished.card.read_text())
+    card["weights"] |= {"file": "best.safetensors", "images_seen_total": 99328}
+    finished.card.write_text(json.dumps(card))
+    card_step.run(finished.settings, finished.card, finished.stages, finished.records, finished.results / "fid_coco.json")
+    told = "Weights: best.safetensors, averaged over training, the lowest FID of the curve, after 99,328 images"
+    assert told in printed() and (told.partition(": ")[2] in dict(settings_of(card)).values())
 
 
 def test_accuracies_by_attribute(printed):

@@ -47,3 +47,10 @@ def test_score(value, told):
 def test_listed():
     told = [words.listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])]
     assert told == ["nothing", "a", "a and b", "a, b and c"]
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (5.1e6, "5.1 MB"), (44e9, "44 GB"), (1.234e12, "1.23 TB")]
+)
+def test_size(number, told):
+    assert words.size(number) == told

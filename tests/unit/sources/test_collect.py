@@ -6,13 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.artifacts import LEDGER, read_sidecar, verify
+from pipeline.artifacts import LEDGER, read_sidecar
 from pipeline.config.sources import KINDS
 from pipeline.embedded import scenes
 from pipeline.errors import UserError
 from pipeline.ledger import REASONS
 from pipeline.sources.collect import READERS
 from pipeline.sources.shard import clean_scores
+from pipeline.verify.command import faults
 
 SCENES = {"count": 40, "px": 32, "seed": 3, "uncaptioned": 0.25}
 
@@ -64,7 +65,7 @@ def test_what_is_written_is_the_contract(collect):
     sidecar = read_sidecar(found.out, "images")
     assert (sidecar.rows("images"), sidecar.rows("ledger")) == (40, 40)
     assert pq.read_schema(sidecar.file("ledger")).equals(LEDGER)
-    assert list(verify(found.out.parent)) == []
+    assert faults(found.out.parent) == []
     assert sorted(path.name for path in found.out.parent.iterdir()) == ["0.json", "0.parquet", "0.tar"]
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from pipeline.architecture.flops import training_flops
 from pipeline.artifacts import read_json
 from pipeline.dataset import Manifest
 from pipeline.errors import UserError
-from pipeline.model.flops import training_flops
 from pipeline.train.budget import within_budget
 from pipeline.train.network import architecture
 

@@ -14,6 +14,7 @@ from pipeline.config.schema import Downloads
 from pipeline.download.files import Files
 from pipeline.embedded.scenes import caption, draw_scene, render
 from pipeline.errors import UserError
+from pipeline.evaluate.geneval.asked import Asked
 from pipeline.evaluate.geneval.benchmark import FAILURES, Benchmark
 from pipeline.evaluate.geneval.prompts import TASKS
 from pipeline.evaluate.geneval.scenes import SEED
@@ -31,7 +32,8 @@ EMPTY = np.full((64, 64, 3), 130, np.uint8)
 def load(tmp_path, frozen):
     def go(clips=lambda ref: load_clip(ref, CPU), **keys):
         evaluation = Evaluation(source="coco", clip_score=frozen["clip"])
-        return Benchmark.load(evaluation, GenEval(**keys), Files(tmp_path / "files", Downloads()), clips, CPU)
+        asked = Asked.load(GenEval(**keys), Files(tmp_path / "files", Downloads()))
+        return Benchmark.load(evaluation, asked, clips, CPU)
 
     return go
 
@@ -41,26 +43,26 @@ def reals(shards):
     return read_reals(*shards)
 
 
-class Painter:
-    """Draws prompts perfectly; `spoilt` indices come out empty. Notes what it drew."""
+def paint(bench, folder, spoilt=()):
+    """The prompts' pictures, drawn perfectly; `spoilt` indices come out empty."""
+    drawing = bench.asked.drawing
 
-    def __init__(self, texts, spoilt=()):
-        self.texts, self.spoilt, self.drawn = texts, set(spoilt), []
+    def draw(indices):
+        return np.stack([EMPTY if i in spoilt else np.asarray(render(PERFECT[drawing.texts[i]])) for i in indices])
 
-    def __call__(self, indices):
-        self.drawn += indices
-        pictures = [EMPTY if i in self.spoilt else np.asarray(render(PERFECT[self.texts[i]])) for i in indices]
-        return np.stack(pictures)
+    images = drawing.images(folder)
+    images.complete(draw, 8, "painting")
+    return images
 
 
 def test_perfect_pictures_have_the_best_score(load, reals, tmp_path):
     bench = load(limit=12, images_a_prompt=2)
-    summary = bench.run(Painter(bench.texts), 5, reals, 64, tmp_path / "work", tmp_path / "out/geneval.json")
+    summary = bench.run(paint(bench, tmp_path / "work"), reals, 64, tmp_path / "out/geneval.json")
     result = json.loads((tmp_path / "out/geneval.json").read_text())
     made_by = {name: result[name] for name in ("images", "prompts", "detector", "clip", "thresholds")}
     assert summary == {"score": 1.0, "tasks": dict.fromkeys(TASKS, 1.0), "self_test": 1.0, **made_by}
     assert result["tasks"]["counting"] == {"accuracy": 1.0, "images": 4, "prompts": 2}
-    assert result["prompts"] == {"source": "scenes", "sha256": bench.prompts.sha256, "count": 12, "of": 240}
+    assert result["prompts"] == {"source": "scenes", "sha256": bench.asked.prompts.sha256, "count": 12, "of": 240}
     assert (result["images"], result["images_a_prompt"], result["px"]) == (24, 2, 64)
     assert result["detector"] == {"ref": "scenes"} and result["clip"] is None and result["failures"] == []
     assert result["thresholds"] == {
@@ -69,54 +71,48 @@ def test_perfect_pictures_have_the_best_score(load, reals, tmp_path):
     assert result["self_test"] == {
         "source": "attributes", "images": 12, "objects": 15, "recall": 1.0, "colour_accuracy": 1.0,
     }  # fmt: skip
-    assert set(result["seconds"]) == {"sampling", "detection", "self_test"}
+    assert set(result["seconds"]) == {"detection", "self_test"}
 
 
 def test_the_score_is_the_mean_over_tasks_and_failures_say_why(load, reals, tmp_path):
     bench = load(limit=13, images_a_prompt=2)  # three prompts of the first task
-    spoilt = [i for i, row in enumerate(bench.rows) if row.tag == "single_object"][:2]
-    painter = Painter(bench.texts, [2 * i + k for i in spoilt for k in range(2)])
-    summary = bench.run(painter, 8, reals, 64, tmp_path / "work", tmp_path / "geneval.json")
+    spoilt = [i for i, row in enumerate(bench.asked.rows) if row.tag == "single_object"][:2]
+    pictures = paint(bench, tmp_path / "work", [2 * i + k for i in spoilt for k in range(2)])
+    summary = bench.run(pictures, reals, 64, tmp_path / "geneval.json")
     assert summary["tasks"]["single_object"] == pytest.approx(1 / 3)
     assert summary["score"] == pytest.approx((5 + 1 / 3) / 6)
     failures = json.loads((tmp_path / "geneval.json").read_text())["failures"]
     assert len(failures) == 4 and all(one["task"] == "single_object" for one in failures)
-    assert failures[0]["prompt"] == bench.rows[spoilt[0]].prompt and failures[0]["reason"].endswith("wanted, none found")
+    assert failures[0]["prompt"] == bench.asked.rows[spoilt[0]].prompt and failures[0]["reason"].endswith("wanted, none found")
     picture = Image.open(io.BytesIO(base64.b64decode(failures[0]["image"].removeprefix("data:image/png;base64,"))))
     assert np.array_equal(np.asarray(picture), EMPTY)
 
 
 def test_failures_of_every_task_are_shown_but_not_all_of_them(load, reals, tmp_path):
     bench = load(limit=60, images_a_prompt=1)
-    bench.run(Painter(bench.texts, range(60)), 16, reals, 64, tmp_path / "work", tmp_path / "geneval.json")
+    bench.run(paint(bench, tmp_path / "work", range(60)), reals, 64, tmp_path / "geneval.json")
     result = json.loads((tmp_path / "geneval.json").read_text())
     assert result["score"] == 0.0 and len(result["failures"]) == FAILURES
     assert {one["task"] for one in result["failures"]} == set(TASKS)
 
 
-def test_what_is_drawn_is_kept(load, reals, tmp_path):
-    bench = load(limit=6, images_a_prompt=2)
-    first, second, other = (Painter(bench.texts) for _ in range(3))
-    bench.run(first, 4, reals, 64, tmp_path / "work", tmp_path / "a.json")
-    (bench.images(tmp_path / "work").file(7)).unlink()
-    bench.run(second, 4, reals, 64, tmp_path / "work", tmp_path / "b.json")
-    assert len(first.drawn) == 12 and second.drawn == [4, 5, 6, 7], "the batch with what is missing"
-    fewer = load(limit=6, images_a_prompt=1)
-    fewer.run(other, 4, reals, 64, tmp_path / "work", tmp_path / "c.json")
-    assert len(other.drawn) == 6, "other prompts have a folder of their own"
-    a, b = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
-    assert {**a, "seconds": 0} == {**b, "seconds": 0}
+def test_other_prompts_have_a_folder_of_their_own_and_other_detectors_do_not(load):
+    bench, fewer, other = load(limit=6), load(limit=6, images_a_prompt=1), load(limit=6, detector_threshold=0.5)
+    drawing = bench.asked.drawing
+    assert len(drawing.texts) == 24 and drawing.purpose == "geneval" and drawing.trained
+    assert fewer.asked.drawing.name != drawing.name == other.asked.drawing.name
 
 
 def test_a_limit_is_spread_over_the_tasks(load):
-    assert [row.tag for row in load(limit=6).rows] == list(TASKS)
-    assert len(load(limit=None).rows) == 240 and len(load(limit=None, images_a_prompt=3).texts) == 720
+    assert [row.tag for row in load(limit=6).asked.rows] == list(TASKS)
+    assert len(load(limit=None).asked.rows) == 240
+    assert len(load(limit=None, images_a_prompt=3).asked.drawing.texts) == 720
 
 
 def test_counting_has_its_own_threshold(load):
     bench = load(limit=6, counting_threshold=0.5, detector_threshold=0.4)
-    (counting,) = (row for row in bench.rows if row.tag == "counting")
-    (single,) = (row for row in bench.rows if row.tag == "single_object")
+    (counting,) = (row for row in bench.asked.rows if row.tag == "counting")
+    (single,) = (row for row in bench.asked.rows if row.tag == "single_object")
     image = np.asarray(render(PERFECT[counting.prompt]))
     found = [one.__class__(one.name, 0.45, one.box) for one in bench.detector.detect([image], 0.3)[0]]
     assert bench._judge(counting, image, found) and bench._judge(single, image, []) and not bench._judge(
@@ -139,7 +135,7 @@ def photos(tmp_path):
 def test_a_network_detects_and_clip_names_colours(load, photos, reals, tmp_path, frozen):
     bench = load(**photos, images_a_prompt=2, detector_threshold=0.01)
     noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
-    bench.run(lambda indices: noise[indices], 2, reals, 32, tmp_path / "work", tmp_path / "geneval.json")
+    bench.run(noise, reals, 32, tmp_path / "geneval.json")
     result = json.loads((tmp_path / "geneval.json").read_text())
     assert list(result["tasks"]) == ["single_object", "colors"] and 0 <= result["score"] <= 1
     assert result["detector"]["class"] == "Mask2FormerForUniversalSegmentation" and result["clip"]["ref"] == frozen["clip"]

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any, Literal, get_args
 
 MaskMode = Literal["deferred", "naive", "none"]
+NOISE_FREQUENCIES = 256  # sinusoids of the noise level, each a cosine and a sine
 
 COUNTS = (
     "input_size",
@@ -143,9 +144,24 @@ def dense_hidden(dim: int, ratio: float, multiple_of: int) -> int:
     return round_up(int(2 * int(dim * ratio) / 3), multiple_of)
 
 
+def text_hidden(config: MicroDiTConfig) -> int:
+    """Hidden width of the text block's FFN, whose ratio is always 4."""
+    return dense_hidden(config.dim, 4.0, config.multiple_of)
+
+
 def expert_hidden(dim: int, ratio: float, multiple_of: int) -> int:
     """Hidden width of one expert's two-layer MLP."""
     return round_up(int(dim * ratio), multiple_of)
+
+
+def kept_tokens(num_tokens: int, mask_ratio: float) -> int:
+    """int(T·(1-r)). Raises ValueError for a ratio outside [0, 1) or one that keeps no token."""
+    if not 0 <= mask_ratio < 1:
+        raise ValueError(f"mask_ratio is {mask_ratio}; give a number from 0 to below 1")
+    kept = int(num_tokens * (1 - mask_ratio))
+    if kept < 1:
+        raise ValueError(f"mask_ratio {mask_ratio} keeps none of {num_tokens} tokens; lower it")
+    return kept
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,15 @@ softmax, positions and the optimiser, which together stay under about a percent.
 Training is three forward passes: one forward and two in the backward pass.
 """
 
-from pipeline.model.blocks import text_hidden
-from pipeline.model.config import BlockShape, MicroDiTConfig, backbone_shapes, mixer_shapes
-from pipeline.model.embeddings import NOISE_FREQUENCIES
-from pipeline.model.masking import kept_tokens
+from pipeline.architecture.config import (
+    NOISE_FREQUENCIES,
+    BlockShape,
+    MicroDiTConfig,
+    backbone_shapes,
+    kept_tokens,
+    mixer_shapes,
+    text_hidden,
+)
 
 
 def _feed_forward(shape: BlockShape, tokens: int, capacity: float) -> int:
