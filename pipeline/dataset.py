@@ -195,7 +195,7 @@ class Index(NamedTuple):
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             if table.schema.names not in (INDEX.names, BUCKETED_INDEX.names):
                 raise ValueError(f"columns {table.schema.names}, not {INDEX.names}")
-        return cls(*(_whole(column) for column in table.columns))
+            return cls(*(_whole(column) for column in table.columns))
 
 
 def _whole(column: pa.ChunkedArray) -> np.ndarray:

@@ -49,7 +49,7 @@ class Trained:
             raise UserError(f"{file}: not readable ({error}); train that stage again") from error
         if config.depth + config.mixer_depth > len(state):  # a damaged number may be a very large one
             raise UserError(f"{file}: fewer tensors than the model in summary.json has blocks; train that stage again")
-        shapes, layout = {name: tuple(tensor.shape) for name, tensor in state.items()}, state_layout(config)
+        shapes, layout = {name: tuple(tensor.shape) for name, tensor in state.items()}, _layout(config, folder)
         for name in sorted(name for name in shapes.keys() | layout if shapes.get(name) != layout.get(name)):
             raise UserError(
                 f"{file}: {name} has shape {shapes.get(name)}, the model in summary.json {layout.get(name)}; "
@@ -63,3 +63,12 @@ class Trained:
     def untrained(self, seed: int) -> MicroDiT:
         """The same architecture as it was before any training."""
         return MicroDiT(self.config, seed=seed)
+
+
+def _layout(config: MicroDiTConfig, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of a stage's weights. Raises: UserError for a model larger than any tensor can be."""
+    try:
+        return state_layout(config)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        what = str(error).partition("\n")[0]
+        raise UserError(f"{folder / 'summary.json'}: its model cannot be built ({what}); train that stage again") from error

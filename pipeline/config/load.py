@@ -71,9 +71,9 @@ def _explain(error: Any, values: dict[str, Any]) -> str:
 
 def _fields(path: list[str], values: dict[str, Any]) -> list[str]:
     """Names that are allowed at a place in the configuration."""
-    if len(path) == 2 and path[0] == "sources":
-        return list(KINDS[values["sources"][path[1]]["kind"]].model_fields)
     kind: Any = Config
+    if len(path) >= 2 and path[0] == "sources":
+        kind, path = KINDS[values["sources"][path[1]]["kind"]], path[2:]
     for part in path:
         kind = _value_type(kind, part)
     return list(kind.model_fields)

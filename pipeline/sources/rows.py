@@ -200,7 +200,7 @@ def _parquet(name: str, file: IO[bytes], needed: Needed, header: Sequence[str] |
             shutil.copyfileobj(file, spooled, MB)
         try:
             yield from _parquet_rows(name, file if file.seekable() else spooled, needed)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{name}: not a readable Parquet file ({error})") from error
 
 

@@ -112,7 +112,7 @@ class Checkpoints:
             changed = [STATE] if value.pop("sha256") != digest(value, 64) else []
             changed += [name for name, sha256 in value["files"].items() if sha256_file(folder / name) != sha256]
             belongs = value["fingerprint"] == self._fingerprint and value["images"] == int(folder.name)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return f"not readable ({error})"
         return f"{changed[0]} is not what was written" if changed else "" if belongs else "belongs to another run"
 

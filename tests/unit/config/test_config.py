@@ -65,6 +65,7 @@ ABLATION = {"training_flops": 1, "arms": ARMS}
         ("stages.low_masked.images", 65, "stages.low_masked.images: 65 is no multiple of batch_images"),
         ("sources.scenes.kind", "synthetik", "sources.scenes.kind: 'synthetik' is not one of"),
         ("sources.scenes.cuont", 3, "sources.scenes.cuont: no such key; did you mean 'count'?"),
+        ("sources.coco.expect", {"imges": 3}, "sources.coco.expect.imges: no such key; did you mean 'images'?"),
         ("sources.scenes.count", "many", "sources.scenes.count: input should be a valid integer"),
         ("schedule", ["low_maskd"], "schedule: no 'low_maskd' in stages; did you mean 'low_masked'?"),
         ("models.vae", "hf:owner/name", "models.vae: 'hf:owner/name' must be hf:OWNER/NAME@REVISION"),
