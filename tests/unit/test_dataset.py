@@ -230,6 +230,13 @@ def test_an_index_of_another_form_is_named(tmp_path):
         Index.read(tmp_path / "x.arrow")
 
 
+def test_an_index_with_holes_is_named(tmp_path):
+    with pa.ipc.new_file(str(tmp_path / "x.arrow"), INDEX) as sink:
+        sink.write_table(pa.table([pa.nulls(2, field.type) for field in INDEX], schema=INDEX))
+    with pytest.raises(UserError, match=r"x\.arrow: not a readable Arrow file"):
+        Index.read(tmp_path / "x.arrow")
+
+
 def test_a_manifest_of_an_older_program_says_so(tmp_path):
     path = DataSet(rows=2, shards=1, latent=(1, 1, 1), text=(1, 1)).write(tmp_path)
     write_json(path, {key: value for key, value in read_json(path).items() if key != "sources"})

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def test_a_reconstruction_does_not_depend_on_its_neighbours(sampler):
     whole = reconstruct(sampler.vae, images)
     assert whole.shape == images.shape and whole.dtype == np.uint8
     assert abs(reconstruct(sampler.vae, images[1:2]).astype(int) - whole[1:2]).max() <= 1
+
+
+@pytest.mark.parametrize("side", [2**31 - 1, 2**63 - 1])
+def test_a_stage_whose_model_is_larger_than_any_can_be_is_named(tmp_path, stage, side):
+    shutil.copytree(stage, tmp_path, dirs_exist_ok=True)
+    summary = read_json(stage / "summary.json")
+    summary["model"] |= {"input_size": side, "patch_size": 1}
+    write_json(tmp_path / "summary.json", summary)
+    with pytest.raises(UserError, match=r"summary.json: its model cannot be built"):
+        Trained.read(tmp_path)
 
 
 def test_a_folder_that_is_no_stage_is_named(tmp_path, stage):

@@ -110,6 +110,7 @@ def test_a_member_that_is_unsafe_is_a_row_with_a_fault(read, make):
         ("a.tar", None, "holds no rows"),
         ("a.txt", b"x", "not a table that is known here"),
         ("a.parquet", b"PAR1 no", "not a readable Parquet file"),
+        ("a.parquet", written("parquet").replace(b"caption", b"\x80aption"), "not a readable Parquet file"),
         ("a.csv", "url,caption\n".encode("utf-16"), "UTF-16"),
     ],
 )

@@ -81,6 +81,7 @@ def flip(file, place):
         (lambda folder: (folder / "model.safetensors").unlink(), "not readable"),
         (lambda folder: (folder / "state.json").unlink(), "not readable"),
         (lambda folder: (folder / "state.json").write_text("{"), "not readable"),
+        (lambda folder: (folder / "state.json").write_text("[" * 100_000), "not readable"),
         (lambda folder: (folder / "state.json").write_text('{"images": 128}'), "not readable"),
         (lambda folder: flip(folder / "state.json", STATE_BEGINS + 2), "state.json is not what was written"),
         (of_another_run, "belongs to another run"),
