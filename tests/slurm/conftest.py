@@ -244,8 +244,10 @@ def documented(start: str) -> str:
     return command
 
 
-def all_documented() -> list[str]:
-    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs/how-to/slurm.md").read_text(), re.M | re.S)
+def all_documented(page: str = "docs/how-to/slurm.md", section: str = "") -> list[str]:
+    """Commands of a page, or of one of its sections alone."""
+    text = (ROOT / page).read_text().partition(section)[2] if section else (ROOT / page).read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```", re.split(r"^##+ ", text, flags=re.M)[0] if section else text, re.M | re.S)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [" ".join(line.split()) for line in lines]
 

@@ -27,6 +27,10 @@ def test_the_page_has_no_command_but_those_that_are_run():
     assert sorted(all_documented()) == sorted([copied, run, *others])
 
 
+def test_the_readme_has_the_same_commands():
+    assert all_documented("README.md", "### A cluster\n") == [documented("cp "), documented("snakemake --profile")]
+
+
 def test_no_key_stands_in_both():
     assert not PROFILE.keys() & uncommented().keys()  # that of the site would not be read
 
