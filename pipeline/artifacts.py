@@ -163,11 +163,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises: UserError naming the file if it is missing or not JSON."""
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:  # maybe half a letter, which could not be written again
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable JSON ({error})") from error
 

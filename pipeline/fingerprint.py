@@ -21,8 +21,8 @@ def canonical_json(value: Any) -> str:
 
 
 def digest(value: Any, length: int = 12) -> str:
-    """Short sha256 of a JSON-able value, in hex digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+    """Short sha256 of a JSON-able value, in hex digits. JSON may hold half a letter (a lone surrogate), which UTF-8 may not."""
+    return hashlib.sha256(canonical_json(value).encode(errors="surrogatepass")).hexdigest()[:length]
 
 
 def git_commit() -> str | None:

@@ -27,7 +27,7 @@ def test_a_full_write_replaces_what_was_there(tmp_path):
     assert file.read_text() == "whole" and os.listdir(file.parent) == ["a.bin"]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000, rb'["\ud800"]'])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000])
 def test_unreadable_json_names_the_file(tmp_path, content):
     file = tmp_path / "x.json"
     if content is not None:

@@ -77,3 +77,7 @@ def test_the_commit_is_that_of_the_checkout_and_none_outside_one(tmp_path, monke
     assert git_commit() == git("rev-parse", "HEAD")
     (tmp_path / "file").write_text("2")
     assert git_commit() == git("rev-parse", "HEAD") + "+"
+
+
+def test_half_a_letter_has_a_digest_of_its_own():
+    assert len({digest("\ud800"), digest("\ud801"), digest("?")}) == 3
