@@ -2,7 +2,8 @@
 
 from pipeline.config.fields import Section
 from pipeline.config.load import load, validate
-from pipeline.config.schema import Config, Report, Runtime, Stage
+from pipeline.config.running import Report, Runtime
+from pipeline.config.schema import Config, Stage
 from pipeline.config.sources import KINDS, has_table, local_files
 from pipeline.config.steps import STEPS, slice_for
 

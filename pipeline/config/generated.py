@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from pipeline.config import evaluation, schema
+from pipeline.config import evaluation, running, schema
 from pipeline.config.fields import Section
 from pipeline.config.schema import Config
 from pipeline.config.sources import KINDS, Columns, Expect
@@ -38,15 +38,15 @@ SECTIONS: list[tuple[str, type[Section]]] = [
     ("evaluation.curve", evaluation.Curve),
     ("ablation", evaluation.Ablation),
     ("ablation.arms.NAME", evaluation.Arm),
-    ("runtime", schema.Runtime),
-    ("runtime.downloads", schema.Downloads),
-    ("report", schema.Report),
-    ("plan", schema.Plan),
+    ("runtime", running.Runtime),
+    ("runtime.downloads", running.Downloads),
+    ("report", running.Report),
+    ("plan", running.Plan),
 ]
 SIMPLE = {NoneType: "null", str: "str", int: "int", float: "float", bool: "bool", object: "any"}
 INTRO = """# Configuration keys
 
-Made from `pipeline/config/schema.py` by `make generated`; do not edit.
+Made from `pipeline/config/` by `make generated`; do not edit.
 
 `config.yaml` is read first; each `--configfile` is laid over it, key by key (lists and values replace, tables merge).
 The role says what a change reruns: **result** keys rerun the steps that use them and those below, **runtime** and

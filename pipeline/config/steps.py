@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from pipeline.config.evaluation import Evaluation, GenEval
 from pipeline.config.fields import Section, result
+from pipeline.config.running import Report, Runtime
 from pipeline.config.schema import (
     Captioning,
     Config,
@@ -20,8 +21,6 @@ from pipeline.config.schema import (
     Filters,
     FrozenModels,
     Model,
-    Report,
-    Runtime,
     Stage,
     Validation,
 )

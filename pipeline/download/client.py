@@ -9,7 +9,7 @@ import aiohttp
 from yarl import URL
 
 import pipeline
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.hosts import Gate, PrivateAddress, Resolver, line, parse, shown
 from pipeline.download.pace import Pace
 from pipeline.download.retry import Later, Retry

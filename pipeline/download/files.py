@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from braceexpand import braceexpand
 
 from pipeline.artifacts import sha256_file
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.hub import MAGIC, SCHEME, Hub, Place
 from pipeline.download.remote import download
 from pipeline.download.retry import PATIENT, Retry

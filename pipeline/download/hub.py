@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from pipeline.artifacts import check_room
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.hosts import line
 from pipeline.download.retry import Later, Retry
 from pipeline.download.room import writing

@@ -14,7 +14,7 @@ import aiohttp
 from tenacity import AsyncRetrying
 from tqdm import tqdm
 
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.client import Answer, Client
 from pipeline.download.hosts import line, shown
 from pipeline.download.journal import Fetched, Journal

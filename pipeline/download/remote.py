@@ -11,7 +11,7 @@ import aiohttp
 from tqdm import tqdm
 
 from pipeline.artifacts import check_room, fsync, sha256_file
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.client import Answer, Client
 from pipeline.download.hosts import line, shown
 from pipeline.download.retry import Later, Retry

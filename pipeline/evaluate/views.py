@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipeline.config.evaluation import Evaluation
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.frozen.clip import Clip
 from pipeline.metrics.cmmd import cmmd
 from pipeline.metrics.dino import dino

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.artifacts import sha256_file
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.errors import UserError
 from pipeline.frozen.models import identity
 from pipeline.ledger import Unusable

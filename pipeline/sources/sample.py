@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.files import Files
 from pipeline.ledger import Unusable
 

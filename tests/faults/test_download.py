@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.images import MAX_IMAGE_BYTES, Wanted, fetch_images
 from pipeline.download.journal import MAGIC, Journal
 from pipeline.download.retry import PASSING, Retry

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config.schema import Downloads, Runtime
+from pipeline.config.running import Downloads, Runtime
 from pipeline.config.sources import KINDS
 from pipeline.config.steps import CollectSlice, Settings, TableSlice
 from pipeline.sources import table

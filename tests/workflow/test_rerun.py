@@ -87,17 +87,18 @@ REMARK = _append("\n# a remark\n\n\n")
 
 
 def _with_another_key(neutral):
-    """What a release does to the schema: a key for trainings, one for the run, one for the report."""
+    """What a release does to the configuration: a key for trainings, one for the run, one for the report."""
+    fields = {
+        "Stage": f'result(0.0, "new", neutral={neutral})',
+        "Runtime": 'runtime(1, "new")',
+        "Report": 'report("", "new")',
+    }
 
     def edit(source):
-        marks = (
-            ("class Stage(Section):", f'result(0.0, "new", neutral={neutral})'),
-            ("class Runtime(Section):", 'runtime(1, "new")'),
-            ("class Report(Section):", 'report("", "new")'),
-        )
-        for head, field in marks:
-            source = re.sub(rf'{re.escape(head)}\n    ".*"\n', rf"\g<0>\n    added: object = {field}\n", source)
-        assert source.count("added: object") == len(marks)
+        found = [name for name in fields if f"class {name}(Section):" in source]
+        for name in found:
+            source = re.sub(rf'class {name}\(Section\):\n    ".*"\n', rf"\g<0>\n    added: object = {fields[name]}\n", source)
+        assert 0 < len(found) == source.count("added: object")
         return source
 
     return edit
@@ -114,7 +115,7 @@ EDITS = {  # words of the table -> files, what happens to their text, the jobs
     "what the code of a frozen encoder does": (["frozen/vae.py"], _append("\nADDED = 1\n"), {"encode": 3, **NEW_DATA}),
     "what the code of the network or the sampler does, or what it imports": (["model/microdit.py"], NEW_IMPORT, BELOW),
     "a release with new keys: a neutral one of training, one of `runtime`, one of `report`": (
-        ["config/schema.py"],
+        ["config/schema.py", "config/running.py"],
         _with_another_key(True),
         {"report": 1},
     ),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.files import Files
 from pipeline.download.images import Wanted, fetch_images
 from pipeline.download.retry import Retry

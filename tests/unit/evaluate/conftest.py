@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.artifacts import CAPTIONS, write_json, write_sidecar
-from pipeline.config.schema import Runtime
+from pipeline.config.running import Runtime
 from pipeline.config.steps import EvaluateSlice, Settings
 from pipeline.diffusion import EDM
 from pipeline.embedded.scenes import caption, draw_scene, render

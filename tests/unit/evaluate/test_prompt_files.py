@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.files import Files
 from pipeline.download.retry import Retry
 from pipeline.errors import UserError

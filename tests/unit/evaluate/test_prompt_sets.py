@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config.evaluation import Evaluation
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.files import Files
 from pipeline.errors import UserError
 from pipeline.evaluate.prompt_files import Named

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.retry import Retry
 from pipeline.errors import UserError
 from pipeline.metrics import features as module

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.artifacts import TABLE
-from pipeline.config.schema import Downloads, Runtime
+from pipeline.config.running import Downloads, Runtime
 from pipeline.config.sources import KINDS
 from pipeline.config.steps import CollectSlice, Settings, TableSlice
 from pipeline.sources import table as table_step

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.config.sources import HfParquetSource
 from pipeline.download.files import Files
 from pipeline.errors import UserError

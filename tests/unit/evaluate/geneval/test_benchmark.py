@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.config.evaluation import Evaluation, GenEval
-from pipeline.config.schema import Downloads
+from pipeline.config.running import Downloads
 from pipeline.download.files import Files
 from pipeline.embedded.scenes import caption, draw_scene, render
 from pipeline.errors import UserError
