@@ -6,7 +6,8 @@ falls on both. Before any timing their outputs and gradients must agree in float
 
 A round is one step of each: forward, backward, clipping, AdamW. Each side trains as its own code does. Official: AdamW as
 torch defaults to it; on a GPU bf16 autocast, LayerNorms in bf16, network and loss compiled as one. Ours: fused AdamW; on a
-GPU bf16 autocast, compiled blocks. Neither draws its mask or its noise: those are inputs, which both get. Gradient
+GPU bf16 autocast, compiled blocks; on a CPU freed memory that stays with the process. A large matmul is timed in every
+round. Neither draws its mask or its noise: those are inputs, which both get. Gradient
 accumulation and sharding are left out.
 """
 
@@ -33,7 +34,7 @@ import psutil
 
 from benchmarks.official_worker import OFFICIAL_NAMES, Case
 from pipeline.errors import UserError
-from pipeline.model import PRESETS, parameter_count
+from pipeline.model import PRESETS, parameter_count, training_flops
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK_FILES = ("micro_diffusion/models/dit.py", "micro_diffusion/models/utils.py")
@@ -146,30 +147,37 @@ def compare(case: Case, ours: Side, official: Side, folder: Path, steps: int, wa
     for side in (official, ours):
         side.ask("load", case=asdict(case), path=str(path))
     errors = check(case, ours, official, folder)
-    rounds = [(official.ask("step"), ours.ask("step")) for _ in range(warmup + steps)]
+    rounds = [(official.ask("step"), ours.ask("step"), ours.ask("large_matmul")) for _ in range(warmup + steps)]
     # In the very first step both sides still have the same weights; here ours is compiled, if it is to be.
     first = {f"{case.precision} loss of a step": largest_difference([rounds[0][1]["loss"]], [rounds[0][0]["loss"]])}
     demand(case, first)
-    seconds = {role: [pair[i]["seconds"] for pair in rounds[warmup:]] for i, role in enumerate(("official", "ours"))}
+    seconds = {role: [turns[i]["seconds"] for turns in rounds[warmup:]] for i, role in enumerate(("official", "ours"))}
+    peaks = [turns[2] for turns in rounds[warmup:]]
+    flops = case.images * training_flops(case.config, case.mask)
     return {
         **asdict(case),
         "tokens": case.config.num_tokens,
         "errors": {**errors, **first},
         "seconds": seconds,
         "ratio": spread(seconds["official"], seconds["ours"]),
+        "large_matmul_tflops": median(peaks) / 1e12,
+        "share_of_large_matmul": {
+            role: median(flops / (took * peak) for took, peak in zip(seconds[role], peaks, strict=True)) for role in seconds
+        },
     }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The results for reading; the ratio is official time over ours."""
-    lines = [f"arch   tokens  mask images work     {'official s':>10} {'ours s':>8}  ratio (middle half)  forward error"]
+    """The results for reading; the ratio is official time over ours, the shares are those of a large matmul."""
+    lines = [f"arch   tokens  mask images work     {'official s':>10} {'ours s':>8}  ratio (middle half)  shares     error"]
     for row in rows:
         times, ratio = {role: median(values) for role, values in row["seconds"].items()}, row["ratio"]
         error = row["errors"][f"float32 forward, mask {row['mask']:g}"]
         middle = f"{ratio['median']:5.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"
+        shares = "{official:3.0%} {ours:4.0%}".format(**row["share_of_large_matmul"])
         lines.append(
             f"{row['arch']:6} {row['tokens']:6} {row['mask']:5g} {row['images']:6} {row['work']:8} "
-            f"{times['official']:10.3f} {times['ours']:8.3f}  {middle:19}  {error:.1e}"
+            f"{times['official']:10.3f} {times['ours']:8.3f}  {middle:19}  {shares:9}  {error:.1e}"
         )
     return "\n".join(lines)
 

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from pipeline.diffusion import EDM, normals, uniforms
 from pipeline.engine.compiled import compile_blocks
+from pipeline.engine.memory import keep_freed_blocks
+from pipeline.engine.peak import large_matmul
 from pipeline.model import PRESETS, MicroDiT, MicroDiTConfig, at_resolution, keep_ids
 
 OFFICIAL_NAMES = {"tiny2": "MicroDiT_Tiny_2", "xl2": "MicroDiT_XL_2"}
@@ -129,6 +131,8 @@ def our_step(case: Case, net: nn.Module, inputs: Inputs) -> Callable[[], Tensor]
     """This project's training step on one fixed batch."""
     if case.compiled:
         compile_blocks(net)
+    if case.device == "cpu":
+        keep_freed_blocks()
     optimizer = torch.optim.AdamW(net.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     return stepper(case, net, lambda: loss_of(case, net, inputs, case.precision), optimizer)
 
@@ -275,6 +279,10 @@ class Worker:
         started = self._now()
         loss = self.run()
         return {"seconds": self._now() - started, "loss": loss.item()}
+
+    def large_matmul(self) -> float:
+        """FLOP/s of one, now."""
+        return large_matmul(torch.device(self.case.device), getattr(torch, self.case.precision))
 
     def _now(self) -> float:
         if self.case.device == "cuda":

@@ -121,7 +121,7 @@ class Measurement:
         images = _fitting(stage.batch_images // (max(1, self.config.runtime.gpus) * self.config.runtime.nodes), cost, flops)
         recipe = Recipe("measure", images, batch_images=images, mask_ratio=stage.mask_ratio, learning_rate=1e-6)
         objective = Objective(EDM(), model, recipe, self.precision)
-        step = TrainStep(MicroDiT(model).to(self.device), objective, images, speed=Speed.of(self.device, model))
+        step = TrainStep(MicroDiT(model).to(self.device), objective, images, speed=Speed.of(self.device))
         batch = Batch(torch.arange(images), *(tensor.half() for tensor in _inputs(model, images)))
         return images * cost / self._best(lambda: step(batch, images))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.bench.machine import facts, peak_memory_gb, pick_device, pick_precision
 from pipeline.diffusion import EDM, SAMPLERS, sample
 from pipeline.engine.compiled import compile_blocks, compiled_graphs
-from pipeline.engine.peak import datasheet, measured, seconds, wait
+from pipeline.engine.peak import datasheet, large_matmul, seconds, wait
 from pipeline.model import PRESETS, MicroDiT, TextEncoding, at_resolution, forward_flops, text_flops
 
 LARGEST = {"cuda": 512, "cpu": 32}  # images of a batch that `auto` tries, at most
@@ -132,5 +132,5 @@ class Bench:
     def _shares(self, reached: float) -> dict[str, float | None]:
         """Of the datasheet's peak in bfloat16, and of a large matmul timed now."""
         sheet = datasheet(self.device) if self.precision == torch.bfloat16 else None
-        peaks = {"datasheet": sheet, "large_matmul": measured(self.device, self.precision)}
+        peaks = {"datasheet": sheet, "large_matmul": large_matmul(self.device, self.precision)}
         return {name: round(reached / flops, 4) if flops else None for name, flops in peaks.items()}

@@ -19,13 +19,13 @@ from pipeline.diffusion import EDM
 from pipeline.engine.batch import Batch
 from pipeline.engine.compiled import compiled_graphs
 from pipeline.engine.objective import Objective
-from pipeline.engine.peak import datasheet, measured, seconds, wait
+from pipeline.engine.peak import datasheet, large_matmul, seconds, wait
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.step import ATTENTION, Speed, TrainStep
 from pipeline.model import PRESETS, MicroDiT, at_resolution, training_flops
 
 PRICES = (2.00, 2.60, 3.75)  # dollars an H100-hour
-SWITCHES = ("compile", "fused_adamw", "foreach_ema", "joint_text")
+SWITCHES = ("compile", "fused_adamw", "foreach_ema", "joint_text", "keep_freed")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _step(
     config = at_resolution(PRESETS[options.arch], stage.px // 8)
     images = options.batch or (256 if gpu else 4)
     recipe = Recipe(stage.name or "bench", images, batch_images=images, mask_ratio=stage.mask, learning_rate=1e-6)
-    speed = replace(Speed.of(device, config), **dict.fromkeys(options.on, True), **dict.fromkeys(options.without, False))
+    speed = replace(Speed.of(device), **dict.fromkeys(options.on, True), **dict.fromkeys(options.without, False))
     speed = replace(speed, attention=options.attention) if options.attention else speed
     microbatch = None if options.microbatch == "auto" else int(options.microbatch)
     model = MicroDiT(config).to(device)
@@ -134,7 +134,7 @@ def _shares(reached: float, step: TrainStep, stage: PaperStage, device: torch.de
     """What was reached against the datasheet, a large matmul, and matmuls of the model's own shapes, all timed now."""
     wait(device)
     sheet = datasheet(device) if precision == torch.bfloat16 else None
-    large = measured(device, precision)
+    large = large_matmul(device, precision)
     own = own_shapes_flops(
         step.objective.config, step.microbatch, stage.mask, device, precision, 10 if device.type == "cuda" else 1
     )

@@ -26,6 +26,8 @@ DATASHEET = {
     "RTX 3090": 71.0,
 }
 
+LARGE, LARGE_FOR_A_CPU = 8192, 2048  # sides of a large matmul
+
 
 class Peak(NamedTuple):
     flops: float  # a second
@@ -52,10 +54,15 @@ def listed(name: str) -> float | None:
 
 
 def measured(device: torch.device, precision: torch.dtype, side: int | None = None) -> float:
-    """FLOP/s of a square matmul, the best of several."""
-    side = side or (8192 if device.type == "cuda" else 1024)
+    """FLOP/s of a square matmul, the best of several. Without `side` it is done at once, on a CPU too."""
+    side = side or (LARGE if device.type == "cuda" else 1024)
     a, b = (torch.randn(side, side, device=device).to(precision) for _ in range(2))
     return 2 * side**3 / seconds(lambda: a @ b, device, repeats=10 if device.type == "cuda" else 4)
+
+
+def large_matmul(device: torch.device, precision: torch.dtype) -> float:
+    """FLOP/s of a large square matmul: what benchmarks compare with."""
+    return measured(device, precision, LARGE if device.type == "cuda" else LARGE_FOR_A_CPU)
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:

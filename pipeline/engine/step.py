@@ -18,10 +18,11 @@ from pipeline.engine.batch import Batch
 from pipeline.engine.compiled import compile_blocks, compiled_draw
 from pipeline.engine.ema import Average, exponential, power_function
 from pipeline.engine.guard import Guard
+from pipeline.engine.memory import keep_freed_blocks
 from pipeline.engine.microbatch import fitting
 from pipeline.engine.objective import Objective
 from pipeline.engine.optimizer import MOMENTS, AdamW, learning_rate, local
-from pipeline.model import MicroDiT, MicroDiTConfig
+from pipeline.model import MicroDiT
 
 ATTENTION = {
     "math": SDPBackend.MATH,
@@ -29,7 +30,6 @@ ATTENTION = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-FEW_TOKENS = 64  # up to which a CPU attends faster by plain matmuls than by the fused kernel
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,12 @@ class Speed:
     foreach_ema: bool = True
     joint_text: bool = False  # keys and values of the text for all blocks by one matmul
     attention: str = "auto"  # torch's choice, or one of ATTENTION
+    keep_freed: bool = False  # blocks of memory stay with the process; once switched on, until it ends
 
     @classmethod
-    def of(cls, device: torch.device, config: MicroDiTConfig) -> "Speed":
+    def of(cls, device: torch.device) -> "Speed":
         """What was measured to be fastest: benchmarks/README.md."""
-        if device.type != "cpu":
-            return cls(compile=device.type == "cuda")
-        return cls(joint_text=True, attention="math" if config.num_tokens <= FEW_TOKENS else "auto")
+        return cls(compile=device.type == "cuda", keep_freed=device.type == "cpu")
 
 
 class Parallel(Protocol):
@@ -106,6 +105,8 @@ class TrainStep:
         self.objective, self.recipe, self.speed, self._parallel = objective, objective.recipe, speed, parallel
         self._draw: Callable | None = None
         model.joint_text = speed.joint_text
+        if speed.keep_freed:
+            keep_freed_blocks()
         if speed.compile:
             compile_blocks(model)
             self._draw = compiled_draw(objective)

@@ -56,7 +56,8 @@ class PatchEmbedding(nn.Module):
         self.proj = PatchConv(channels, dim, patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)
+        # Sums keep the layout of their first operand: left transposed, every residual of the network would be.
+        return self.proj(x).flatten(2).transpose(1, 2).contiguous()
 
 
 class NoiseEmbedding(nn.Module):

@@ -35,11 +35,9 @@ class Learner(TrainStep):
     ) -> None:
         self._processes = processes
         runtime = settings.runtime
-        speed = Speed.of(processes.device, objective.config)
+        speed = Speed.of(processes.device)
         if runtime.compile != "auto":
             speed = replace(speed, compile=runtime.compile == "on")
-        if processes.sharded:  # a block's weights are whole inside the block alone
-            speed = replace(speed, joint_text=False)
         microbatch = None if runtime.microbatch == "auto" else runtime.microbatch
         model = starting_model(objective.config, slice_, parent).to(processes.device)
         share = processes.share(slice_.stage.batch_images)[1]

@@ -30,7 +30,7 @@ def data():
 def train(device, precision=torch.float32, speed=None, microbatch=None, steps=3, config=CONFIG):
     """Weights after a few steps, on the CPU, and the losses of the steps."""
     recipe = Recipe("gpu", 10**6, batch_images=BATCH, mask_ratio=0.5, learning_rate=1e-3, clip_norm=1.0)
-    speed = speed or Speed.of(device, config)
+    speed = speed or Speed.of(device)
     objective = Objective(EDM(), config, recipe, precision)
     step = TrainStep(MicroDiT(config).to(device), objective, BATCH, speed=speed, microbatch=microbatch)
     losses = [step(data(), BATCH * (n + 1)).losses for n in range(steps)]

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from statistics import median
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from benchmarks import compare_official as compare
 from benchmarks import official_worker as worker
 from pipeline.errors import UserError
+from pipeline.model import training_flops
 
 CASE = worker.Case("small", px=32, mask=0.75, images=2, work="step", device="cpu", precision="float32", compiled=False)
 
@@ -67,6 +69,9 @@ def test_two_equal_models_agree_and_their_rounds_are_timed(sides, tmp_path):
     }
     assert [len(row["seconds"][role]) for role in ("official", "ours")] == [3, 3]
     assert "small" in compare.table([row]) and "step" in compare.table([row])
+    flops = 2 * training_flops(CASE.config, 0.75)
+    expected = flops / median(row["seconds"]["ours"]) / row["large_matmul_tflops"] / 1e12
+    assert row["share_of_large_matmul"]["ours"] == pytest.approx(expected, rel=1.0)  # a median of ratios, not of medians
 
 
 def test_bfloat16_is_checked_beside_float32(sides, tmp_path):

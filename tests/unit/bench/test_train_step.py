@@ -40,12 +40,13 @@ def test_it_prints_speed_shares_memory_and_where_the_time_goes(measured):
 
 
 def test_every_optimisation_has_a_switch(measured):
-    assert measured("--without", "joint_text", "fused_adamw")["switches"] == {
+    assert measured("--with", "joint_text", "--without", "keep_freed", "fused_adamw")["switches"] == {
         "compile": False,
         "fused_adamw": False,
         "foreach_ema": True,
-        "joint_text": False,
-        "attention": "math",
+        "joint_text": True,
+        "attention": "auto",
+        "keep_freed": False,
     }
     assert measured("--attention", "flash")["switches"]["attention"] == "flash"
 
