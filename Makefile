@@ -1,7 +1,7 @@
 # make demo   the whole pipeline on embedded data: nothing but packages is downloaded
 # make test   every test that needs no GPU and no root
 # make test-faults  runs that are killed, full disks, many processes, two hosts (needs root for that one)
-# make test-fuzz  damaged and hostile files for every parser; FUZZ_SECONDS=60 for more of each
+# make test-fuzz  damaged and hostile files, a minute for every parser; FUZZ_SECONDS=600 for more
 # make test-slurm  the DAG and what may die, on a SLURM of its own (needs root, and its packages from Debian)
 # make lint   style, rules, and that generated files are in step
 # make lock   newer versions of the packages; make generated  files made from others
@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := . $(VENV)/bin/activate &&
 SNAKEMAKE := snakemake --cores all
-FUZZ_SECONDS ?= 5
+FUZZ_SECONDS ?= 60
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .PHONY: demo test test-faults test-fuzz test-slurm lint lock generated clean

@@ -3,10 +3,14 @@
 The floor is a plain copy of as many bytes, and a bare read: rows of the mapped files at random, copied into a buffer,
 without an index, an order or threads. All are timed by turns in the same process, and the best of several rounds counts,
 because other work on the machine only ever slows a round down.
+
+With `--cold` the files are taken out of the page cache before every round, and the floor is a read of as many bytes
+of them from front to back.
 """
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -22,7 +26,7 @@ import psutil
 
 from pipeline.bench.synthetic import DataSet
 from pipeline.config.schema import Stage
-from pipeline.dataset import ArrowShard, Manifest
+from pipeline.dataset import ArrowShard, Manifest, Reading
 from pipeline.errors import UserError
 from pipeline.train.data import Samples, read_ahead
 
@@ -32,12 +36,15 @@ GIGABYTE = 1e9
 def main(argv: list[str]) -> int:
     """Measure and print one JSON object. Raises: UserError for data that cannot be made or read."""
     options = _parser().parse_args(argv)
+    if options.cold and options.reading != "read":
+        raise UserError("--cold: needs --reading read; what is mapped stays in memory")
     with _manifest(options) as path:
-        print(json.dumps(measure(path, options.batch, options.rounds, options.samples, options.reading), indent=1))
+        found = measure(path, options.batch, options.rounds, options.samples, options.reading, options.cold)
+        print(json.dumps(found, indent=1))
     return 0
 
 
-def measure(path: Path, batch: int, rounds: int, samples: int, reading: str = "mapped") -> dict[str, Any]:
+def measure(path: Path, batch: int, rounds: int, samples: int, reading: Reading = "mapped", cold: bool = False) -> dict[str, Any]:
     """Speeds in samples and gigabytes (10⁹ bytes) a second, start-up in seconds, memory as bytes of a sample of the data
     set; `samples` is how many a round reads, in batches of `batch`."""
     resident = psutil.Process().memory_info().rss
@@ -50,22 +57,25 @@ def measure(path: Path, batch: int, rounds: int, samples: int, reading: str = "m
     size = 2 * (int(np.prod(manifest.latent_shape)) + int(np.prod(manifest.text_shape)))
     count = max(1, samples // batch)
     kinds: dict[str, Callable[[int], None]] = {
-        "loader": lambda turn: _drain(data, batch, range(turn * count * batch, (turn + 1) * count * batch, batch)),
-        "memcpy": _Copy(batch, size, count),
-        "bare_read": _BareRead(manifest, batch, count),
+        "loader": lambda turn: _drain(data, batch, range(turn * count * batch, (turn + 1) * count * batch, batch))
     }
-    seconds = _best(kinds, rounds)
+    if cold:
+        files = _ColdFiles(manifest, count * batch * size)
+        seconds = _best(kinds | {"plain_read": files.read}, rounds, files.evict)
+    else:
+        seconds = _best(kinds | {"memcpy": _Copy(batch, size, count), "bare_read": _BareRead(manifest, batch, count)}, rounds)
     speed = {kind: count * batch / best for kind, best in seconds.items()}
+    floors = [kind for kind in speed if kind != "loader"]
     result: dict[str, Any] = {
         "samples_per_second": round(speed["loader"]),
         "gigabytes_per_second": speed["loader"] * size / GIGABYTE,
     }
-    for kind in ("memcpy", "bare_read"):
+    for kind in floors:
         result |= {
             f"{kind}_samples_per_second": round(speed[kind]),
             f"{kind}_gigabytes_per_second": speed[kind] * size / GIGABYTE,
         }
-    result |= {f"share_of_{kind}": speed["loader"] / speed[kind] for kind in ("memcpy", "bare_read")}
+    result |= {f"share_of_{kind}": speed["loader"] / speed[kind] for kind in floors}
     result |= {"start_up_seconds": start_up, "start_up_megabytes": grown / 1e6}
     result |= {"start_up_bytes_per_sample": grown / manifest.samples}
     facts = {"bytes_of_a_sample": size, "batch": batch, "reading": reading, "rounds": rounds, "samples_a_round": count * batch}
@@ -73,11 +83,12 @@ def measure(path: Path, batch: int, rounds: int, samples: int, reading: str = "m
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in (result | facts).items()}
 
 
-def _best(kinds: dict[str, Callable[[int], None]], rounds: int) -> dict[str, float]:
+def _best(kinds: dict[str, Callable[[int], None]], rounds: int, before: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Seconds of the fastest round of each, by turns; the first round, which touches the memory, does not count."""
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(rounds + 1):
         for kind, work in kinds.items():
+            before()
             started = time.perf_counter()
             work(turn)
             seconds[kind].append(time.perf_counter() - started)
@@ -123,6 +134,33 @@ class _BareRead:
                     out[place, : len(values)] = values
 
 
+class _ColdFiles:
+    """The files of a data set, and `size` bytes of them read from front to back."""
+
+    BLOCK = 8 * 2**20
+
+    def __init__(self, manifest: Manifest, size: int) -> None:
+        self._paths = sorted(
+            {of(shard).path for shard in range(len(manifest.shards)) for of in (manifest.latents, manifest.text)}
+        )
+        self._size = size
+
+    def evict(self) -> None:
+        """Nothing of the files stays in the page cache."""
+        for path in self._paths:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # what is not yet written cannot leave
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def read(self, turn: int) -> None:
+        left = self._size
+        while left > 0:
+            for path in self._paths:
+                with path.open("rb", buffering=0) as file:
+                    while left > 0 and (block := file.read(self.BLOCK)):
+                        left -= len(block)
+
+
 def _rows(shard: ArrowShard) -> Iterator[np.ndarray]:
     for number in range(shard.blocks):
         values, starts, _ = shard.block(number)
@@ -144,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=40_960, help="samples a round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement; the best counts")
     parser.add_argument("--reading", choices=("mapped", "read"), default="mapped", help="as runtime.data_reading")
+    parser.add_argument("--cold", action="store_true", help="from the disk, not the page cache; a round: no more than there is")
     return parser
 
 

@@ -37,7 +37,15 @@ Check = Callable[[bytes, Path], Any]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz-seconds", type=float, default=SECONDS, help="how long each parser is fuzzed")
+    parser.addoption("--fuzz-seconds", type=float, default=SECONDS, help="for each parser, whatever formats it reads")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """However long is asked for, pytest's own limit comes after."""
+    patience = config.getoption("--fuzz-seconds", default=SECONDS) + 10 * PATIENCE
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(patience))
 
 
 KINDS = ("flip", "cut", "drop", "double", "overwrite", "insert")
@@ -148,9 +156,13 @@ def _give_up(answer: Connection, folder: Path) -> None:
 
 
 @pytest.fixture
-def fuzz(tmp_path, pytestconfig, capsys):
-    """fuzz(valid files, check, by=damaged, spliced …): `check(data, folder)` is given what the strategies make of them."""
-    seconds = pytestconfig.getoption("--fuzz-seconds", default=SECONDS)
+def fuzz(request, tmp_path, capsys):
+    """fuzz(valid files, check, by=damaged, spliced …): `check(data, folder)` is given what the strategies make of them.
+
+    The formats that one parser reads share its time.
+    """
+    formats = sum((item.path, item.originalname) == (request.path, request.node.originalname) for item in request.session.items)
+    seconds = request.config.getoption("--fuzz-seconds", default=SECONDS) / formats
 
     def go(valid: list[bytes], check: Check, *by: Callable[[list[bytes]], st.SearchStrategy[bytes]]) -> None:
         for data in valid:

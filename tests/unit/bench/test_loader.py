@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.bench import loader
@@ -23,6 +24,30 @@ def test_it_prints_one_json_object_and_leaves_nothing_behind(tmp_path, capsys, m
     shares = result["samples_per_second"] / result["bare_read_samples_per_second"]
     assert result["share_of_bare_read"] == pytest.approx(shares, rel=0.02, abs=1e-3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cold_run_is_measured_beside_a_plain_read_of_the_files(tmp_path, capsys, monkeypatch):
+    evicted = []
+    monkeypatch.setattr(loader.os, "posix_fadvise", lambda file, start, size, advice: evicted.append((start, size, advice)))
+    assert loader.main([*SMALL, "--rounds", "1", "--folder", str(tmp_path), "--reading", "read", "--cold"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["samples_per_second"] > 0 and result["plain_read_gigabytes_per_second"] > 0
+    assert "share_of_plain_read" in result and "memcpy_samples_per_second" not in result
+    # Two rounds, the loader's and the plain one, each of two shards' latents and text, whole.
+    assert evicted == [(0, 0, loader.os.POSIX_FADV_DONTNEED)] * (2 * 2 * 4)
+
+
+def test_a_plain_read_is_as_long_as_it_should_be(tmp_path):
+    manifest = Manifest.read(DataSet(rows=300, shards=1, latent=(1, 2, 2), text=(2, 2)).write(tmp_path))
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.arrow"))
+    before = psutil.Process().io_counters().read_chars
+    loader._ColdFiles(manifest, 3 * size).read(0)
+    assert psutil.Process().io_counters().read_chars - before >= 3 * size
+
+
+def test_what_is_mapped_cannot_be_cold():
+    with pytest.raises(UserError, match="--cold: needs --reading read"):
+        loader.main(["--cold"])
 
 
 def test_it_reads_a_manifest_that_is_there(tmp_path, capsys):
