@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,15 @@ def run(config: Config, out: Path = MEASURED) -> None:
     write_json(out, Measurement(config, device).all())
 
 
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """What a job of a rule without `threads` has: Snakemake runs as many side by side as there are cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Measurement:
     """The parts, and what could not be measured."""
 
@@ -84,9 +93,10 @@ class Measurement:
         if training:
             self.numbers["train_share"] = min(1.0, max(training.values()) / top.flops)
             self.numbers["sample_share"] = min(1.0, self._sampling(top.flops) / top.flops)
-        for part in (self._collecting, self._encoding, self._captioning):
-            with self._perhaps(part.__name__.strip("_")):
-                part()
+        with _one_core() if self.device.type == "cpu" else nullcontext():
+            for part in (self._collecting, self._encoding, self._captioning):
+                with self._perhaps(part.__name__.strip("_")):
+                    part()
         return {
             "fits": fits(self.config),
             "machine": {**machine, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)},

@@ -27,7 +27,7 @@ def test_the_devices_of_the_configuration_are_those_that_were_measured():
 def test_without_gpus_the_cores_count_and_with_gpus_the_papers_run():
     cores, gpus = rates(config()), rates(load(*PAPER))
     assert cores.device == "cpu_2_cores" and gpus.device == "h100_paper"
-    assert cores.training["only"].value == pytest.approx(0.191e12 * 0.416) and "benchmarks/" in cores.training["only"].origin
+    assert cores.training["only"].value == pytest.approx(0.208e12 * 0.394) and "benchmarks/" in cores.training["only"].origin
     assert gpus.training["base_full"].value == pytest.approx(989e12 * 0.185) and "499 H100-hours" in gpus.peak.origin
     assert gpus.sampling.value == gpus.training["base_full"].value and gpus.sampling.origin == "as in training"
     assert gpus.captions.origin == gpus.encodes.origin == "assumed" and "benchmarks/" in gpus.start.origin
