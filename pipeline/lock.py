@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +23,7 @@ from pipeline.errors import UserError
 
 DRIVER = Path("results/work/locks/driver.lock")  # of whoever runs a workflow in this folder
 POLL_SECONDS = 0.5  # some wait for days
+READS, TORN_SECONDS = 5, 0.01  # of a note of which only a half is there
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,20 @@ class Lock:
     def write(self, holder: Holder) -> None:
         """Say who holds it, which must be this process."""
         line = json.dumps(asdict(holder)).encode() + b"\n"
-        # In one call, and never shorter than before: who reads meanwhile finds what was or what is.
+        # In one call, and never shorter than before: who reads meanwhile mostly finds what was or what is.
         os.pwrite(self._file, line.ljust(os.fstat(self._file).st_size), 0)
 
     def read(self) -> Holder | None:
         """Who holds it or was the last to; None if nobody did, or has not said so yet."""
-        try:
-            value = json.loads(self.path.read_bytes())
-            return Holder(**value | {"wrote": tuple(value["wrote"])})
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+        for _ in range(READS):
+            try:
+                value = json.loads(self.path.read_bytes())
+                return Holder(**value | {"wrote": tuple(value["wrote"])})
+            except (OSError, TypeError, KeyError):
+                return None
+            except ValueError:  # empty, or read while it was written: the kernel keeps neither from the other
+                time.sleep(TORN_SECONDS)
+        return None
 
     def release(self) -> None:
         self._lock.release()

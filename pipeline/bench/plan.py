@@ -68,8 +68,10 @@ def _one_core() -> Iterator[None]:
     """What a job of a rule without `threads` has: Snakemake runs as many side by side as there are cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Measurement:

@@ -113,6 +113,20 @@ def test_whoever_waits_gets_it(path, hold):
     assert out.startswith("True") and Lock(path).read().pid == waiting.pid
 
 
+def test_a_note_that_is_read_half_is_read_again(path, monkeypatch):
+    lock, read, seen = Lock(path), type(path).read_bytes, []
+    assert lock.take()
+    lock.write(Holder(pid=7))
+
+    def torn(self):
+        seen.append(self)
+        return read(self)[: 20 if len(seen) < 3 else None]
+
+    monkeypatch.setattr(type(path), "read_bytes", torn)
+    assert lock.read().pid == 7 and len(seen) == 3
+    lock.release()
+
+
 def test_a_note_is_read_whole_while_it_is_written(path):
     """Every read finds one of two notes of very different lengths."""
     lock, notes = Lock(path), (Holder(pid=1), Holder(pid=2, wrote=tuple(f"results/{n}" for n in range(100))))
