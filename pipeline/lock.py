@@ -75,11 +75,13 @@ class Lock:
         """Who holds it or was the last to; None if nobody did, or has not said so yet."""
         for _ in range(READS):
             try:
-                value = json.loads(self.path.read_bytes())
+                if not (note := self.path.read_bytes()):
+                    return None
+                value = json.loads(note)
                 return Holder(**value | {"wrote": tuple(value["wrote"])})
             except (OSError, TypeError, KeyError):
                 return None
-            except ValueError:  # empty, or read while it was written: the kernel keeps neither from the other
+            except ValueError:  # read while it was written: the kernel keeps neither from the other
                 time.sleep(TORN_SECONDS)
         return None
 
