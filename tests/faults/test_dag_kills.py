@@ -15,6 +15,7 @@ KILLS = 5
 # take turns.
 CLOCKS = {*TIMES, "cost", "dollars", "device_hours", "tflops", "plan", "processes", "processes_by_step", "processes_with_torch"}
 DIGITS = 12
+BEGUN = re.compile(r"\..+\.\d+\.part")  # as artifacts.atomic names them
 NOT_COMPARED = ("logs", "benchmarks", "work", "report.html")  # the page shows times and curves of speed
 COST = re.compile(r"^[\d.]+ device-hours of training.*|[\d.]+ \|$", re.M)  # in the model's card
 SHARDS = ("data", "captions", "encoded", "latents", "text")
@@ -50,9 +51,10 @@ def records(project):
 
 
 def results(project):
-    """What each file says, by path, without times."""
+    """What each file says, by path, without times. What a killed process had begun to write is nobody's result."""
     folder = project.folder / "results"
     files = (file for file in folder.rglob("*") if file.is_file() and file.relative_to(folder).parts[0] not in NOT_COMPARED)
+    files = (file for file in files if not BEGUN.fullmatch(file.name))
     return {str(file.relative_to(folder)): content(file) for file in files}
 
 

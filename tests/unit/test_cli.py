@@ -73,8 +73,9 @@ def test_a_defect_keeps_its_traceback(tmp_path):
 
 
 def test_ctrl_c_is_no_success_and_no_traceback():
-    # To this very thread: a signal to the process may reach another, and Python hears of it later.
-    stopped = "import signal, sys, pipeline.cli as cli; cli.running.load = lambda *files: signal.raise_signal(signal.SIGINT)"
+    stopped = (
+        "import os, signal, sys, time, pipeline.cli as cli; cli.running.load = lambda *files: os.kill(os.getpid(), signal.SIGINT)"
+    )
     code = f"{stopped}; sys.argv = ['x', 'config', 'train']; sys.exit(cli.main())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130 and done.stderr == ""
