@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -53,8 +54,10 @@ class Run:
         return images == sorted(set(images))
 
     def log(self):
-        file = self.project.folder / f"results/logs/train/{STAGE}.log"
-        return file.read_text() if file.exists() else ""
+        """Snakemake removes it when it starts the step again."""
+        with suppress(FileNotFoundError):
+            return (self.project.folder / f"results/logs/train/{STAGE}.log").read_text()
+        return ""
 
     def holder(self):
         return json.loads((self.project.folder / f"results/work/locks/train-{STAGE}.lock").read_text())
